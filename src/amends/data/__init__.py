@@ -1,0 +1,1 @@
+"""Rows with stable ids, in roles; loaders and generated worlds."""

@@ -1,0 +1,71 @@
+"""A bundle: rows in roles under stable ids. Training and evaluation read the same object."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from amends.core import fingerprint
+from amends.core.errors import UserError, nearest
+from amends.core.types import Role, Sample
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Roles and their rows; `alternatives` holds another answer for some rows, by the row's id."""
+
+    roles: Mapping[Role, tuple[Sample, ...]]
+    alternatives: Mapping[str, Sample] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know about the data, for instance which role was made up."""
+
+    def __getitem__(self, role: Role) -> tuple[Sample, ...]:
+        if role not in self.roles:
+            raise UserError(f"data has no role '{role}'{nearest(role, self.roles)}")
+        return self.roles[role]
+
+    def __contains__(self, role: Role) -> bool:
+        return role in self.roles
+
+    def together(self, roles: Sequence[Role]) -> tuple[Sample, ...]:
+        """The rows of several roles, each row once."""
+        return tuple({s.id: s for role in roles for s in self[role]}.values())
+
+    def with_role(self, role: Role, samples: Sequence[Sample]) -> Bundle:
+        """The same bundle with one role added or replaced."""
+        return replace(self, roles={**self.roles, role: tuple(samples)})
+
+    def fingerprint(self) -> str:
+        """16 hex digits over every row's id and content."""
+        return fingerprint.of({r: [(s.id, _content(s)) for s in rows] for r, rows in self.roles.items()})
+
+    def check(self) -> Bundle:
+        """Raises UserError for an empty forget set, a repeated id, or rows that are both forgotten and retained."""
+        for role, rows in self.roles.items():
+            twice = [i for i, n in Counter(s.id for s in rows).items() if n > 1]
+            if twice:
+                raise UserError(f"role '{role}': id {twice[0]!r} stands on {len(twice) + 1} rows; ids must be unique")
+        if "forget" in self.roles and not self.roles["forget"]:
+            raise UserError("the forget set is empty: nothing to forget")
+        if "forget" in self.roles and "retain" in self.roles:
+            self._no_overlap()
+        return self
+
+    def _no_overlap(self) -> None:
+        forget = {fingerprint.of(_content(s)): s.id for s in self.roles["forget"]}
+        both = [(forget[key], s.id) for s in self.roles["retain"] if (key := fingerprint.of(_content(s))) in forget]
+        if both:
+            pairs = ", ".join(f"{a} = {b}" for a, b in both[:3])
+            raise UserError(
+                f"{len(both)} row(s) stand in both the forget and the retain set ({pairs}"
+                f"{', ...' if len(both) > 3 else ''}): remove them from one of the two"
+            )
+
+
+def _content(sample: Sample) -> dict[str, object]:
+    """What makes two rows the same row: prompt and answer, or the bytes of a tensor."""
+    keys = ("question", "prompt", "answer", "text")
+    if any(k in sample.data for k in keys):
+        return {k: " ".join(str(sample.data[k]).split()) for k in keys if k in sample.data}
+    return {k: v.numpy().tobytes().hex() if hasattr(v, "numpy") else v for k, v in sample.data.items()}

@@ -1,0 +1,1 @@
+"""Edits: what happens to gradients before, and to weights after, the optimiser's step."""

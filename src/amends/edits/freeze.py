@@ -1,0 +1,35 @@
+"""Training some weights only, by name."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from amends.core.errors import UserError, nearest
+from amends.core.protocols import Params
+from amends.core.spec import spec
+
+
+@spec
+class Freeze:
+    """Trains only the weights whose name matches; backward stops at the lowest of them, which saves its time."""
+
+    only: tuple[str, ...] = ("*",)
+    """Patterns as a shell has them, for instance `*.mlp.down_proj.weight`; what matches none is frozen."""
+    but: tuple[str, ...] = ()
+    """Patterns that are frozen even so, for instance `*embed*`."""
+
+    def init(self, params: Params) -> None:
+        """Switches gradients off; raises UserError when a pattern matches no weight."""
+        for pattern in (*self.only, *self.but):
+            if not any(fnmatchcase(name, pattern) for name in params):
+                raise UserError(f"freeze: no weight is called {pattern!r}{nearest(pattern, params)[:200]}")
+        for name, p in params.items():
+            chosen = any(fnmatchcase(name, o) for o in self.only) and not any(fnmatchcase(name, b) for b in self.but)
+            if not chosen:
+                p.requires_grad_(False)
+
+    def grads(self, params: Params, state: None) -> None:
+        """Leaves the gradients alone."""
+
+    def weights(self, params: Params, state: None) -> None:
+        """Leaves the weights alone."""

@@ -1,0 +1,319 @@
+"""The training loop: a weighted sum of terms, each on one role, with edits around the optimiser's step.
+
+One step: for each role of the objective, one forward of that role's rows, its terms' sum, one backward; then the
+edits on gradients, the optimiser, the edits on weights. A term's mean is divided by the GLOBAL count of rows or
+tokens of the step, which is known before any forward, so that accumulation and several processes change nothing.
+Roles go through the network one after another: the peak of memory is that of one role's activations.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from amends.core.errors import NeedsReference, UserError
+from amends.core.protocols import Context, Need
+from amends.core.spec import Weighted
+from amends.core.types import Role
+from amends.data.bundle import Bundle
+from amends.engine import checkpoint
+from amends.engine.guards import Guard, bf16_share_moving, every_kth
+from amends.engine.loader import Loader
+from amends.engine.parallel import Parallel
+from amends.engine.score import nll_by_id
+from amends.engine.view import RoleView
+from amends.subjects.reference import AdapterOff, Cached, Reference, frozen_copy
+
+
+class Outcome(NamedTuple):
+    """How a fit ended: steps taken, why it stopped early (None: it did not), seconds."""
+
+    steps: int
+    stopped: str | None
+    seconds: float
+
+
+def fit(
+    subject: Any, objective: Sequence[Weighted], data: Bundle, *, steps: int, optim: Any, batch: int = 8,
+    micro: int | None = None, edits: Sequence[Any] = (), guards: Sequence[Guard] = (),
+    reference: Literal["start"] | Reference | None = None, parallel: Parallel | None = None,
+    checkpoint_every: int | None = None, run: Context,
+) -> Outcome:  # fmt: skip
+    """Trains a subject in place.
+
+    Args:
+        subject: the model; its parameters that require a gradient are trained.
+        objective: weighted terms; terms of one role share one forward.
+        steps: optimiser steps; `batch` rows of EACH role a step, over all processes.
+        micro: rows of one forward in one process; None for the whole batch.
+        reference: `"start"` for the model as it is now (cached numbers where they suffice), or your own.
+        checkpoint_every: steps between two exact checkpoints in the run's folder.
+
+    Raises:
+        UserError: an empty or unknown role, rows without an alternative that is needed, a disk that is full.
+        NeedsReference: a term compares with the start model, and `reference` is None.
+    """
+    parallel = parallel or Parallel()
+    for weighted in objective:
+        if reference is None and {Need.REFERENCE, Need.REFERENCE_DIST} & weighted.term.needs:
+            raise NeedsReference(f"{type(weighted.term).__name__} compares with a start model, and this stage has none")
+    loop = _Loop(subject, tuple(objective), data, steps, optim, batch, micro, tuple(edits), tuple(guards), parallel, run)
+    loop.prepare(reference)
+    try:
+        return loop.run_all(checkpoint_every)
+    finally:
+        loop.finish()
+
+
+def is_lora(subject: Any) -> bool:
+    """Whether the module carries a peft adapter that can be switched off."""
+    return hasattr(subject.module, "disable_adapter")
+
+
+@dataclass
+class _Loop:
+    """The state of one fit; lives as long as the call."""
+
+    subject: Any
+    objective: tuple[Weighted, ...]
+    data: Bundle
+    steps: int
+    optim: Any
+    batch: int
+    micro: int | None
+    edits: tuple[Any, ...]
+    guards: tuple[Guard, ...]
+    parallel: Parallel
+    run: Context
+    memory: list[dict[str, Any]] = field(default_factory=list)
+
+    # ------------------------------------------------------------------ before the first step
+
+    def prepare(self, reference: Literal["start"] | Reference | None) -> None:
+        self.device = self.parallel.device
+        self.subject.call.to(self.device)
+        self.roles: dict[Role, list[Weighted]] = {}
+        for weighted in self.objective:
+            self.roles.setdefault(weighted.term.role, []).append(weighted)
+        self.loaders = {role: self._loader(role, terms) for role, terms in self.roles.items()}
+        self.reference = self._reference(reference)
+        before = {name: p.requires_grad for name, p in self.subject.module.named_parameters()}
+        self.states = [edit.init(dict(self.subject.module.named_parameters())) for edit in self.edits]
+        self.subject.call = self.parallel.wrap(self.subject.call)
+        named = dict(self.subject.module.named_parameters())
+        self.frozen_by_edits = [n for n, p in named.items() if before[n] and not p.requires_grad]
+        self.params: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
+        if not self.params:
+            raise UserError("nothing to train: every parameter is frozen")
+        self.optimiser = self.optim.make(self.params)
+        self.memory = [{} for _ in self.guards]
+        self._warn_bf16()
+
+    def _loader(self, role: Role, terms: list[Weighted]) -> Loader:
+        needs = frozenset().union(*(w.term.needs for w in terms))
+        alternatives = self.data.alternatives if Need.ALTERNATIVE in needs else None
+        return Loader(
+            self.subject, role, self.data[role], alternatives, rows=self.batch, seed=self.run.seed, micro=self.micro,
+            rank=self.parallel.rank, world=self.parallel.world,
+        )  # fmt: skip
+
+    def _reference(self, reference: Literal["start"] | Reference | None) -> Reference | None:
+        if reference != "start":
+            return reference
+        needs = {need for w in self.objective for need in w.term.needs}
+        whole = Need.REFERENCE_DIST in needs or (Need.REFERENCE in needs and self.subject.stochastic)
+        if whole:
+            return AdapterOff(self.subject) if is_lora(self.subject) else frozen_copy(self.subject)
+        if Need.REFERENCE not in needs:
+            return None
+        rows = {}
+        for role, terms in self.roles.items():
+            if any(Need.REFERENCE in w.term.needs for w in terms):
+                rows |= {s.id: s for s in self.data[role]}
+                if self.loaders[role].alternatives is not None:
+                    rows |= {a.id: a for s in self.data[role] for a in [self.data.alternatives[s.id]]}
+        scored = nll_by_id(self.subject, list(rows.values()), device=self.device)
+        return Cached({i: nll for i, (nll, _) in scored.items()}, self.subject)
+
+    def _warn_bf16(self) -> None:
+        largest = max(self.params.values(), key=lambda p: p.numel())
+        if largest.dtype is torch.bfloat16:
+            share = bf16_share_moving(self.parallel.full(largest), self.optim.lr)
+            if share < 0.5:
+                self.run.say(
+                    f"warning: the weights are bf16, and a step of {self.optim.lr:g} changes only {share:.0%} of them: "
+                    "load them in float32 (dtype: float32), use LoRA, or raise the learning rate"
+                )
+
+    # ------------------------------------------------------------------ the steps
+
+    def run_all(self, checkpoint_every: int | None) -> Outcome:
+        began = time.perf_counter()
+        step, stopped = self._resume()
+        if step == 0:
+            self._log_gradient_ratio()
+            stopped = self._look(0)
+        with self.run.progress("training", self.steps) as bar:
+            bar.advance(step)
+            while step < self.steps and stopped is None:
+                values = self._step(step)
+                stopped = self._not_finite(step, values)
+                if stopped is None:
+                    step += 1
+                    self.run.log(step=step, **values)
+                    bar.advance(1, loss=values["loss"])
+                    stopped = self._look(step)
+                if checkpoint_every and self.run.folder and (step % checkpoint_every == 0 or stopped):
+                    self._save(step, stopped)
+        if stopped:
+            self.run.say(stopped)
+            self._restore_best()
+        return Outcome(step, stopped, time.perf_counter() - began)
+
+    def _step(self, step: int) -> dict[str, float]:
+        lr = self.optim.lr_at(step, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        totals = self._backward(step)
+        self.states = [e.grads(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
+        norm = float(self.parallel.full(self._grad_norm()))
+        values = {"loss": sum(totals.values()), "lr": lr, "grad_norm": norm, **totals}
+        if all(math.isfinite(v) for v in values.values()):
+            self.optimiser.step()
+            self.states = [e.weights(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
+        self.optimiser.zero_grad(set_to_none=True)
+        return values
+
+    def _backward(self, step: int) -> dict[str, float]:
+        """Accumulates the gradient of the whole objective; returns each weighted term's global value."""
+        self.subject.call.train()
+        pieces = [(role, micro) for role, loader in self.loaders.items() for micro in loader.at(step)]
+        counts = {role: dict(zip(("row", "token"), loader.counts_at(step), strict=True)) for role, loader in self.loaders.items()}
+        labels = [_label(w, i) for i, w in enumerate(self.objective)]
+        sums = torch.zeros(len(labels), device=self.device)
+        for i, (role, micro) in enumerate(pieces):
+            with self.parallel.backward(self.subject.call, last=i == len(pieces) - 1), self.parallel.autocast():
+                view = RoleView(self.subject, micro.batch.to(self.device), micro.num_rows, self.reference)
+                loss = torch.zeros((), device=self.device)
+                for j, weighted in enumerate(self.objective):
+                    if weighted.term.role == role:
+                        value = weighted.weight * weighted.term(view).total_B.sum() / counts[role][weighted.term.per]
+                        sums[j] += value.detach()
+                        loss = loss + value
+                (loss * self.parallel.world).backward()  # DDP and FSDP2 average over processes
+        return dict(zip(labels, self.parallel.sum(sums).tolist(), strict=True))
+
+    def _grad_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in self.params.values() if p.grad is not None])
+
+    def _not_finite(self, step: int, values: dict[str, float]) -> str | None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
+            return None
+        return f"diverged: {', '.join(bad)} is not finite at step {step}; the update was not applied. Lower lr or add a clip edit"
+
+    def _log_gradient_ratio(self) -> None:
+        """The forget-to-retain gradient ratio decides what a learning rate means, so it is shown before the first step."""
+        if len(self.roles) < 2:
+            return
+        norms = {}
+        everything = self.objective, self.loaders
+        for role in self.roles:
+            self.objective, self.loaders = tuple(self.roles[role]), {role: everything[1][role]}
+            self._backward(0)
+            norms[role] = float(self.parallel.full(self._grad_norm()))
+            self.optimiser.zero_grad(set_to_none=True)
+            self.objective, self.loaders = everything
+        first, *others = norms
+        text = ", ".join(f"{first} : {o} = {norms[first] / norms[o]:.3g}" if norms[o] else f"{o} = 0" for o in others)
+        self.run.say(f"gradient norms at the start: {text} ({', '.join(f'{r} {n:.3g}' for r, n in norms.items())})")
+        self.run.log(step=0, **{f"grad_norm.{role}": norm for role, norm in norms.items()})
+
+    # ------------------------------------------------------------------ guards
+
+    def probability(self, role: Role, rows: int) -> float:
+        """Mean p(answer)^(1/n) over some rows of a role."""
+        scored = nll_by_id(self.subject, every_kth(self.data[role], rows), device=self.device)
+        return sum(math.exp(-nll / n) for nll, n in scored.values()) / len(scored)
+
+    def answers(self, role: Role, rows: int) -> list[str]:
+        """Greedy answers to some rows of a role; [] where the subject does not generate."""
+        if not hasattr(self.subject, "generate"):
+            return []
+        self.subject.call.eval()
+        return [t for texts in self.subject.generate(every_kth(self.data[role], rows)) for t in texts]
+
+    def _look(self, step: int) -> str | None:
+        stopped = None
+        for guard, memory in zip(self.guards, self.memory, strict=True):
+            if step % guard.every and step != self.steps:
+                continue
+            verdict = guard.look(step, self, memory)
+            if verdict.keep and stopped is None and self.run.folder:
+                self._write(self.run.folder / "best.safetensors", {f"w|{n}": p for n, p in self.params.items()}, step=step)
+            stopped = stopped or verdict.stop
+        return stopped
+
+    def _restore_best(self) -> None:
+        best = self.run.folder / "best.safetensors" if self.run.folder else None
+        if best and best.is_file():
+            tensors, state = checkpoint.load(best)
+            self._put(tensors)
+            self.run.say(f"kept the weights of step {state['step']}")
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self, step: int, stopped: str | None) -> None:
+        tensors = {f"w|{n}": p for n, p in self.params.items()}
+        tensors |= {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.params).items()}
+        self._write(self._path(), tensors, step=step, memory=self.memory, stopped=stopped)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], **state: Any) -> None:
+        whole = {k: self.parallel.full(v.detach()) for k, v in tensors.items()}
+        if self.parallel.is_main:
+            checkpoint.save(path, whole, **state)
+        self.parallel.barrier()
+
+    def _path(self) -> Path:
+        assert self.run.folder is not None
+        return self.run.folder / "checkpoint.safetensors"
+
+    def _resume(self) -> tuple[int, str | None]:
+        if self.run.folder is None or not self._path().is_file():
+            return 0, None
+        tensors, state = checkpoint.load(self._path())
+        self._put({k: v for k, v in tensors.items() if k.startswith("w|")})
+        moments = {}
+        for key, value in tensors.items():
+            if key.startswith("o|"):
+                target = self.params[key[2:].rsplit("|", 1)[0]]
+                moments[key[2:]] = self.parallel.like(value, target) if value.ndim else value
+        checkpoint.restore_optimiser(self.optimiser, self.params, moments)
+        self.memory = state["memory"]
+        self.run.say(f"resumed at step {state['step']}")
+        return state["step"], state["stopped"]
+
+    @torch.no_grad()
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        for key, value in tensors.items():
+            target = self.params[key[2:]]
+            target.copy_(self.parallel.like(value, target))
+
+    def finish(self) -> None:
+        """Gives the subject back whole, unwrapped and in evaluation mode."""
+        self.subject.adopt(self.parallel.unwrap(self.subject.call).eval())
+        frozen = set(self.frozen_by_edits)
+        for name, p in self.subject.module.named_parameters():
+            if name in frozen:
+                p.requires_grad_(True)
+
+
+def _label(weighted: Weighted, index: int) -> str:
+    return f"{index}.{type(weighted.term).__name__.lower()}.{weighted.term.role}"

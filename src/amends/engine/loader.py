@@ -1,0 +1,114 @@
+"""Batches of one role, as a pure function of (seed, role, step): a resumed run needs no saved data position.
+
+Rows are shuffled afresh each epoch, gathered in pools of about `POOL` batches, sorted by length inside the pool and
+cut into batches of nearly equal size, whose order is shuffled again. Batches are GLOBAL: each of `world` processes
+takes every world-th row of the same batch, so one process and eight see the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from amends.core.errors import UserError
+from amends.core.rng import rng
+from amends.core.types import Batch, Encoded, Role, Sample
+
+POOL = 16
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What one forward sees: `num_rows` rows, followed by as many alternatives where the role has them."""
+
+    batch: Batch
+    num_rows: int
+
+
+class Loader:
+    """Encodes a role's rows once and deals them out by step."""
+
+    def __init__(
+        self, subject: Any, role: Role, samples: Sequence[Sample], alternatives: Mapping[str, Sample] | None,
+        *, rows: int, seed: int, micro: int | None = None, rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        if not samples:
+            raise UserError(f"role '{role}' is empty: there is nothing to train on")
+        self.subject, self.role, self.seed, self.micro, self.rank, self.world = subject, role, seed, micro, rank, world
+        self.encoded = [subject.encode(s) for s in samples]
+        self.alternatives = self._pairs(samples, alternatives) if alternatives is not None else None
+        self.num_batches = -(-len(samples) // rows)
+        if len(samples) // self.num_batches < world:
+            raise UserError(f"role '{role}': a batch of {rows} row(s) cannot be split over {world} processes")
+
+    def _pairs(self, samples: Sequence[Sample], alternatives: Mapping[str, Sample]) -> dict[str, Encoded]:
+        missing = [s.id for s in samples if s.id not in alternatives]
+        if missing:
+            raise UserError(
+                f"role '{self.role}': {len(missing)} row(s) have no alternative answer ({missing[0]}, ...), "
+                "which this objective needs: give the data a list of refusals"
+            )
+        return {s.id: self.subject.encode(alternatives[s.id]) for s in samples}
+
+    @lru_cache(maxsize=2)  # noqa: B019 (a loader lives as long as its fit)
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of one epoch as row indices."""
+        generator = rng(self.seed, "order", self.role, number)
+        order = torch.randperm(len(self.encoded), generator=generator).tolist()
+        cuts = _even(order, -(-self.num_batches // POOL))
+        batches: list[list[int]] = []
+        left = self.num_batches
+        for i, pool in enumerate(cuts):
+            here = -(-left // (len(cuts) - i))
+            left -= here
+            batches += _even(sorted(pool, key=lambda j: self.encoded[j].size), here)
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        return [batches[i] for i in shuffled]
+
+    def rows_at(self, step: int) -> list[Encoded]:
+        """The rows of the global batch of a step."""
+        epoch, index = divmod(step, self.num_batches)
+        return [self.encoded[i] for i in self.epoch(epoch)[index]]
+
+    def counts_at(self, step: int) -> tuple[int, int]:
+        """(rows, supervised tokens) of the global batch: what the terms' means are divided by."""
+        rows = self.rows_at(step)
+        return len(rows), int(self.subject.count(self.subject.collate(rows)).sum())
+
+    def at(self, step: int) -> list[Micro]:
+        """This process's share of the step's batch, in pieces of at most about `micro` rows."""
+        rows = self.rows_at(step)
+        smallest = len(rows) // self.world
+        pieces = 1 if self.micro is None else max(1, -(-smallest // self.micro))
+        mine = _even(range(len(rows))[self.rank :: self.world], pieces)
+        if not self.subject.stochastic:
+            return [Micro(self._collate([rows[i] for i in piece]), len(piece)) for piece in mine]
+        whole = draw(self.subject, self._collate(rows), len(rows), rng(self.seed, "draw", self.role, step))
+        halves = 1 if self.alternatives is None else 2  # drawn for the whole batch, so that a split changes nothing
+        return [Micro(whole.take([i + h * len(rows) for h in range(halves) for i in piece]), len(piece)) for piece in mine]
+
+    def _collate(self, rows: list[Encoded]) -> Batch:
+        if self.alternatives is None:
+            return self.subject.collate(rows)
+        return self.subject.collate([*rows, *(self.alternatives[r.id] for r in rows)])
+
+
+def draw(subject: Any, batch: Batch, num_rows: int, generator: torch.Generator) -> Batch:
+    """Draws the random choices of a batch; an alternative shares those of the row it belongs to."""
+    drawn = subject.draw(batch, generator)
+    if len(batch) == num_rows:
+        return drawn
+    fresh = set(drawn.tensors) - set(batch.tensors)
+    shared = {k: torch.cat([drawn[k][:num_rows]] * 2) for k in fresh}
+    return Batch(drawn.ids, {**drawn.tensors, **shared})
+
+
+def _even(items: Sequence[Any], parts: int) -> list[Any]:
+    """Cuts a list into `parts` pieces whose sizes differ by at most one."""
+    size, extra = divmod(len(items), parts)
+    ends = [size * i + min(i, extra) for i in range(parts + 1)]
+    return [items[a:b] for a, b in zip(ends, ends[1:], strict=False)]

@@ -1,0 +1,1 @@
+"""Numbers about one model, each with an interval and each row's own score."""

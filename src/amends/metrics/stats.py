@@ -1,0 +1,40 @@
+"""Intervals by bootstrap over rows, with SciPy's resampling and a named stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from amends.core.rng import stream_seed
+from amends.core.types import Better, Measurement
+
+RESAMPLES = 2000
+
+
+def interval(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], *, paired: bool, seed: int = 0,
+) -> tuple[float, float]:  # fmt: skip
+    """A 95 % percentile interval of `statistic(*samples, axis=-1)`, resampling rows (together when `paired`).
+
+    Fewer than two rows, or a statistic that does not vary, give an interval of no width around the value.
+    """
+    value = float(statistic(*samples, axis=-1))
+    if min(len(s) for s in samples) < 2:
+        return value, value
+    result = stats.bootstrap(
+        tuple(samples), statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile",
+        rng=np.random.default_rng(stream_seed(seed, "bootstrap")),
+    )  # fmt: skip
+    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return (low, high) if np.isfinite([low, high]).all() else (value, value)
+
+
+def mean_measurement(
+    name: str, scores: Mapping[str, float], better: Better, *, version: int = 1, unit: str = "", note: str = "",
+) -> Measurement:  # fmt: skip
+    """The mean of the rows' scores, with its interval. `scores` may not be empty."""
+    values = np.array(list(scores.values()), dtype=float)
+    low, high = interval([values], np.mean, paired=False)
+    return Measurement(name, float(values.mean()), low, high, len(values), better, version, unit, note, dict(scores))

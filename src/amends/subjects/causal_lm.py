@@ -1,0 +1,208 @@
+"""Causal language models of Hugging Face transformers, and of anything that looks like them.
+
+Loss positions are the answer's tokens and the closing token (EOS or the chat template's end of turn); prompt and
+padding are never supervised. Masks are explicit: a pad token that equals EOS changes nothing, and -100 is not used.
+The output head runs on the supervised positions alone (a pre-hook selects them), so a row with a long prompt and a
+short answer pays for the answer only; whatever the model does to its logits after the head still happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from amends.core.errors import UserError
+from amends.core.types import Batch, Encoded, Likelihood, Sample
+from amends.subjects.distributions import Categorical, row_sums
+
+PLAIN_PROMPT = "Question: {question}\nAnswer:"
+"""How a question is put to a model without a chat template (TOFU's form for Phi)."""
+
+_DROPOUTS = ("dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout",
+             "activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")  # fmt: skip
+
+
+class _OnSupervised(nn.Module):
+    """Calls the model with its head on chosen positions; a module, so that DDP and FSDP2 can wrap it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_N: Tensor) -> Tensor:
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+
+        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0].reshape(-1, args[0].shape[-1]).index_select(0, position_N), *args[1:])
+
+        hook = head.register_forward_pre_hook(select)
+        try:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        finally:
+            hook.remove()
+
+
+class CausalLM:
+    """A causal language model with its tokenizer.
+
+    Args:
+        module: the model; `generate`, `get_output_embeddings` and `config` as transformers have them.
+        tokenizer: a fast tokenizer; needs an EOS token.
+        max_length: rows longer than this many tokens are refused; the model's own context by default.
+    """
+
+    stochastic: ClassVar[bool] = False
+
+    def __init__(self, module: Any, tokenizer: Any, max_length: int | None = None) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no EOS token: set `eos_token` in its tokenizer_config.json")
+        self.module = module
+        self.tokenizer = tokenizer
+        context = getattr(module.config, "max_position_embeddings", None)
+        self.max_length = min(x for x in (max_length, context, 1 << 30) if x)
+        self.dropouts = {k: getattr(module.config, k) for k in _DROPOUTS if getattr(module.config, k, None)}
+        self.call: nn.Module = _OnSupervised(module)
+
+    def adopt(self, call: nn.Module) -> None:
+        """Takes over a replaced `call` (unwrapped after training, or copied) together with the model inside it."""
+        self.call = call
+        self.module = call.model
+
+    # ------------------------------------------------------------------ rows to tensors
+
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        """The tokens the model sees before the answer, generation prompt included; [] for plain text rows."""
+        data = sample.data
+        if "question" in data and self.tokenizer.chat_template:
+            return self._chat([{"role": "user", "content": data["question"]}])
+        if "question" in data:
+            return self._start() + self._ids(PLAIN_PROMPT.format(question=data["question"]))
+        if "prompt" in data:
+            return self._start() + self._ids(data["prompt"])
+        return self._start()
+
+    def answer_ids(self, sample: Sample) -> list[int]:
+        """The supervised tokens: the answer and the closing token."""
+        data = sample.data
+        if "question" in data:
+            glue = "" if self.tokenizer.chat_template else " "
+            return [*self._ids(glue + data["answer"].strip()), self.closing_id]
+        text = data["answer"] if "prompt" in data else data["text"]
+        return [*self._ids(text), self.tokenizer.eos_token_id]
+
+    def encode(self, sample: Sample) -> Encoded:
+        """Prompt and answer as one row of tokens; raises UserError when it is longer than the context."""
+        prompt, answer = self.prompt_ids(sample), self.answer_ids(sample)
+        if not prompt:  # the first token of a text has nothing before it to be predicted from
+            prompt, answer = answer[:1], answer[1:]
+        if len(prompt) + len(answer) > self.max_length:
+            raise UserError(
+                f"row {sample.id}: {len(prompt)} prompt and {len(answer)} answer tokens exceed the context of "
+                f"{self.max_length}: shorten the row or split it into several"
+            )
+        ids = torch.tensor(prompt + answer)
+        supervised = torch.zeros(len(ids), dtype=torch.bool)
+        supervised[len(prompt) :] = True
+        return Encoded(sample.id, {"input_ids": ids, "supervised": supervised}, len(ids))
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Pads on the right with an explicit attention mask."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        stack = nn.utils.rnn.pad_sequence
+        ids = stack([r.tensors["input_ids"] for r in rows], batch_first=True, padding_value=pad)
+        supervised = stack([r.tensors["supervised"] for r in rows], batch_first=True, padding_value=False)
+        lengths = torch.tensor([r.size for r in rows])
+        attention = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        tensors = {"input_ids": ids, "supervised": supervised, "attention_mask": attention}
+        return Batch(tuple(r.id for r in rows), tensors)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Supervised tokens of each row, [B]."""
+        return batch["supervised"].sum(1)
+
+    def draw(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Nothing is random here."""
+        return batch
+
+    # ------------------------------------------------------------------ likelihood
+
+    def likelihood(self, batch: Batch) -> Likelihood:
+        """-log p(answer | prompt), summed over the answer's tokens and EOS.
+
+        The logits at position t-1 predict token t, so the head runs at t-1 for each supervised t (t >= 1).
+        """
+        supervised = batch["supervised"]
+        row_N, t_N = supervised.nonzero(as_tuple=True)
+        position_N = row_N * supervised.shape[1] + t_N - 1
+        logits_NV = self.call(batch["input_ids"], batch["attention_mask"], position_N)
+        dist = Categorical(logits_NV, batch["input_ids"][row_N, t_N], row_N)
+        return Likelihood(row_sums(dist.nll(), row_N, len(batch)), supervised.sum(1), dist)
+
+    @torch.no_grad()
+    def generate(self, samples: Sequence[Sample], max_new_tokens: int = 48, batch_size: int = 16) -> Iterator[list[str]]:
+        """Greedy answers, one list a batch, in the order given (prompts are padded on the left)."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        device = next(self.module.parameters()).device
+        for start in range(0, len(samples), batch_size):
+            prompts = [self.prompt_ids(s) or [self.tokenizer.eos_token_id] for s in samples[start : start + batch_size]]
+            width = max(map(len, prompts))
+            ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+            out = self.module.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
+                temperature=None, top_p=None, top_k=None, pad_token_id=pad, eos_token_id=self.tokenizer.eos_token_id,
+            )  # fmt: skip
+            yield self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+
+    def embeddings(self) -> set[str]:
+        """Names of the parameters that hold token embeddings and the output head."""
+        held = {id(p) for m in (self.module.get_input_embeddings(), self.module.get_output_embeddings()) for p in m.parameters()}
+        return {name for name, p in self.module.named_parameters() if id(p) in held}
+
+    # ------------------------------------------------------------------ persistence
+
+    def save(self, folder: Path) -> None:
+        """safetensors, config and tokenizer: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
+        with self._original_dropouts():
+            self.module.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+    @contextmanager
+    def _original_dropouts(self) -> Iterator[None]:
+        config = self.module.config
+        now: Mapping[str, float] = {k: getattr(config, k) for k in self.dropouts}
+        for key, value in self.dropouts.items():
+            setattr(config, key, value)
+        try:
+            yield
+        finally:
+            for key, value in now.items():
+                setattr(config, key, value)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _start(self) -> list[int]:
+        """Whatever the tokenizer itself puts before a text (BOS, where there is one)."""
+        with_special = self.tokenizer("a")["input_ids"]
+        return with_special[: with_special.index(self._ids("a")[0])]
+
+    @cached_property
+    def closing_id(self) -> int:
+        """What ends an answer: the chat template's end of turn where it has one, else EOS."""
+        if not self.tokenizer.chat_template:
+            return self.tokenizer.eos_token_id
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ANSWER"}]
+        after = self.tokenizer.apply_chat_template(turns, tokenize=False).split("ANSWER")[-1]
+        first = self._ids(after)[:1]
+        return first[0] if first and first[0] in self.tokenizer.all_special_ids else self.tokenizer.eos_token_id
+
+    def _chat(self, messages: list[dict[str, str]]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return self._ids(text)

@@ -1,0 +1,70 @@
+"""Denoisers: the likelihood of a row is its weighted denoising error at ONE drawn noise level and noise.
+
+The level and the noise are drawn into the batch, never inside the model: a ratio of two models' likelihoods means
+something only when both saw the same ones. (Released diffusion-unlearning code draws them inside the model.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from amends.core.types import Batch, Encoded, Likelihood, Sample
+from amends.subjects.distributions import Gaussian
+
+
+class Denoiser:
+    """A module `(noisy [B,...], level [B] in (0,1), concept [B]) -> predicted noise`.
+
+    A sample's data is `{image: [C,H,W], label: int}`; the label is the concept it is conditioned on. The process is
+    variance preserving with a cosine schedule: noisy = cos(pi t/2) x + sin(pi t/2) noise.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.call: nn.Module = module
+
+    def adopt(self, call: nn.Module) -> None:
+        """Takes over a replaced module."""
+        self.call = self.module = call
+
+    def encode(self, sample: Sample) -> Encoded:
+        """The clean image and its concept."""
+        image = torch.as_tensor(sample.data["image"], dtype=torch.float32)
+        return Encoded(sample.id, {"image": image, "label": torch.tensor(int(sample.data["label"]))}, 1)
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Stacks the rows; `draw` adds level and noise."""
+        return Batch(tuple(r.id for r in rows), {k: torch.stack([r.tensors[k] for r in rows]) for k in ("image", "label")})
+
+    def count(self, batch: Batch) -> Tensor:
+        """One term a row."""
+        return torch.ones(len(batch), dtype=torch.long, device=batch["label"].device)
+
+    def draw(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Adds `level` [B] in (0.02, 0.98) and `noise`."""
+        level = torch.rand(len(batch), generator=rng).mul(0.96).add(0.02).to(batch["image"].device)
+        noise = torch.randn(batch["image"].shape, generator=rng).to(batch["image"].device)
+        return replace(batch, tensors={**batch.tensors, "level": level, "noise": noise})
+
+    def likelihood(self, batch: Batch) -> Likelihood:
+        """Mean squared error of the predicted noise at the batch's level and noise, weight 1 (Ho et al.'s simple loss)."""
+        level = batch["level"]
+        angle = (level * torch.pi / 2).reshape(-1, *[1] * (batch["image"].ndim - 1))
+        noisy = angle.cos() * batch["image"] + angle.sin() * batch["noise"]
+        predicted = self.call(noisy, level, batch["label"])
+        error_B = (predicted - batch["noise"]).square().flatten(1).mean(1)
+        return Likelihood(error_B, self.count(batch), Gaussian(predicted, 2 * torch.ones_like(level)))
+
+    def save(self, folder: Path) -> None:
+        """The weights as safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, folder / "model.safetensors")
