@@ -166,12 +166,26 @@ class Metric(Protocol):
     """One number about one model, with an interval, resting on rows of one or more roles."""
 
     version: ClassVar[int]
-    better: ClassVar[Better]
+    needs_reference: ClassVar[bool]
+    """Whether `measure` compares with another model's evaluation, `against`."""
 
     @property
-    def name(self) -> str: ...
-    def roles(self) -> frozenset[Role]: ...
-    def measure(self, evaluation: Any, against: Any | None) -> Measurement: ...
+    def name(self) -> str:
+        """`<metric>.<role>`, or the plain name of a metric that has no one role."""
+        ...
+
+    @property
+    def better(self) -> Better:
+        """Which way it points; may depend on the role."""
+        ...
+
+    def roles(self) -> frozenset[Role]:
+        """Every role it reads."""
+        ...
+
+    def measure(self, evaluation: Any, against: Any | None) -> Measurement:
+        """The number, its interval and each row's score. Raises UserError for a missing field or a missing `against`."""
+        ...
 
 
 @runtime_checkable

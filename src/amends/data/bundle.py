@@ -41,16 +41,28 @@ class Bundle:
         return fingerprint.of({r: [(s.id, _content(s)) for s in rows] for r, rows in self.roles.items()})
 
     def check(self) -> Bundle:
-        """Raises UserError for an empty forget set, a repeated id, or rows that are both forgotten and retained."""
+        """Raises UserError for an empty forget set, an id of two rows, or rows that are both forgotten and retained."""
         for role, rows in self.roles.items():
-            twice = [i for i, n in Counter(s.id for s in rows).items() if n > 1]
+            twice = [(i, n) for i, n in Counter(s.id for s in rows).items() if n > 1]
             if twice:
-                raise UserError(f"role '{role}': id {twice[0]!r} stands on {len(twice) + 1} rows; ids must be unique")
+                raise UserError(f"role '{role}': id {twice[0][0]!r} stands on {twice[0][1]} rows; ids must be unique")
+        self._one_row_an_id()
         if "forget" in self.roles and not self.roles["forget"]:
             raise UserError("the forget set is empty: nothing to forget")
         if "forget" in self.roles and "retain" in self.roles:
             self._no_overlap()
         return self
+
+    def _one_row_an_id(self) -> None:
+        """Scores are kept by id, so two roles may share an id only where they share the row."""
+        seen: dict[str, tuple[Role, Sample]] = {}
+        for role, sample in [(role, s) for role, rows in self.roles.items() for s in rows]:
+            other, first = seen.setdefault(sample.id, (role, sample))
+            if first is not sample and _content(first) != _content(sample):
+                raise UserError(
+                    f"id {sample.id!r} names one row in role '{other}' and another in role '{role}': "
+                    "make ids unique over all files, or leave them out"
+                )
 
     def _no_overlap(self) -> None:
         forget = {fingerprint.of(_content(s)): s.id for s in self.roles["forget"]}

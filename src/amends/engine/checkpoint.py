@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ from amends.core.errors import UserError
 
 def save(path: Path, tensors: Mapping[str, Tensor], **state: Any) -> None:
     """Writes tensors and JSON-able state under a temporary name, then renames; names the disk when it is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
-        save_file(
-            {k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"state": json.dumps(state)}
-        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"state": json.dumps(state)})
         os.replace(temporary, path)
     except Exception as error:  # safetensors wraps the OSError in its own type
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) or "os error" in str(error).lower():
             raise UserError(f"{path}: could not be written ({error}); what was saved before is untouched") from None
         raise

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from amends.core.errors import NeedsReference, UserError
 from amends.core.protocols import Context, Need
+from amends.core.rng import stream_seed
 from amends.core.spec import Weighted
 from amends.core.types import Role
 from amends.data.bundle import Bundle
@@ -93,6 +95,7 @@ class _Loop:
     parallel: Parallel
     run: Context
     memory: list[dict[str, Any]] = field(default_factory=list)
+    best: tuple[int, dict[str, Tensor]] | None = None
 
     # ------------------------------------------------------------------ before the first step
 
@@ -111,7 +114,11 @@ class _Loop:
         self.frozen_by_edits = [n for n, p in named.items() if before[n] and not p.requires_grad]
         self.params: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
         if not self.params:
+            self.finish()
             raise UserError("nothing to train: every parameter is frozen")
+        saved = self.subject.module.state_dict()
+        buffers = {f"b|{n}": b for n, b in self.subject.module.named_buffers() if n in saved}
+        self.weights = {f"w|{n}": p for n, p in self.params.items()} | buffers
         self.optimiser = self.optim.make(self.params)
         self.memory = [{} for _ in self.guards]
         self._warn_bf16()
@@ -139,7 +146,8 @@ class _Loop:
                 rows |= {s.id: s for s in self.data[role]}
                 if self.loaders[role].alternatives is not None:
                     rows |= {a.id: a for s in self.data[role] for a in [self.data.alternatives[s.id]]}
-        scored = nll_by_id(self.subject, list(rows.values()), device=self.device)
+        with self.parallel.autocast():  # a ratio means something only between equal precisions
+            scored = nll_by_id(self.subject, list(rows.values()), device=self.device)
         return Cached({i: nll for i, (nll, _) in scored.items()}, self.subject)
 
     def _warn_bf16(self) -> None:
@@ -158,6 +166,7 @@ class _Loop:
         began = time.perf_counter()
         step, stopped = self._resume()
         if step == 0:
+            self._forget_best()
             self._log_gradient_ratio()
             stopped = self._look(0)
         with self.run.progress("training", self.steps) as bar:
@@ -181,7 +190,8 @@ class _Loop:
         lr = self.optim.lr_at(step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        totals = self._backward(step)
+        with self._dropout(step):
+            totals = self._backward(step)
         self.states = [e.grads(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
         norm = float(self.parallel.full(self._grad_norm()))
         values = {"loss": sum(totals.values()), "lr": lr, "grad_norm": norm, **totals}
@@ -195,7 +205,7 @@ class _Loop:
         """Accumulates the gradient of the whole objective; returns each weighted term's global value."""
         self.subject.call.train()
         pieces = [(role, micro) for role, loader in self.loaders.items() for micro in loader.at(step)]
-        counts = {role: dict(zip(("row", "token"), loader.counts_at(step), strict=True)) for role, loader in self.loaders.items()}
+        counts = [self.loaders[w.term.role].count_at(step, w.term) for w in self.objective]
         labels = [_label(w, i) for i, w in enumerate(self.objective)]
         sums = torch.zeros(len(labels), device=self.device)
         for i, (role, micro) in enumerate(pieces):
@@ -204,11 +214,19 @@ class _Loop:
                 loss = torch.zeros((), device=self.device)
                 for j, weighted in enumerate(self.objective):
                     if weighted.term.role == role:
-                        value = weighted.weight * weighted.term(view).total_B.sum() / counts[role][weighted.term.per]
+                        value = weighted.weight * weighted.term(view).total_B.sum() / counts[j]
                         sums[j] += value.detach()
                         loss = loss + value
                 (loss * self.parallel.world).backward()  # DDP and FSDP2 average over processes
         return dict(zip(labels, self.parallel.sum(sums).tolist(), strict=True))
+
+    @contextmanager
+    def _dropout(self, step: int) -> Iterator[None]:
+        """Sets torch's own stream, which dropout draws from, by the step, and puts it back: resuming changes nothing."""
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
+            torch.manual_seed(stream_seed(self.run.seed, "dropout", step, self.parallel.rank))
+            yield
 
     def _grad_norm(self) -> Tensor:
         return torch.nn.utils.get_total_norm([p.grad for p in self.params.values() if p.grad is not None])
@@ -217,7 +235,9 @@ class _Loop:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             return None
-        return f"diverged: {', '.join(bad)} is not finite at step {step}; the update was not applied. Lower lr or add a clip edit"
+        return (
+            f"diverged: {', '.join(bad)} is not finite at step {step}; the update was not applied. Lower lr or add a clip edit"
+        )
 
     def _log_gradient_ratio(self) -> None:
         """The forget-to-retain gradient ratio decides what a learning rate means, so it is shown before the first step."""
@@ -225,14 +245,19 @@ class _Loop:
             return
         norms = {}
         everything = self.objective, self.loaders
+        before = {name: b.clone() for name, b in self.subject.module.named_buffers()}
         for role in self.roles:
             self.objective, self.loaders = tuple(self.roles[role]), {role: everything[1][role]}
-            self._backward(0)
+            with self._dropout(0):
+                self._backward(0)
             norms[role] = float(self.parallel.full(self._grad_norm()))
             self.optimiser.zero_grad(set_to_none=True)
             self.objective, self.loaders = everything
+        for name, b in self.subject.module.named_buffers():  # a batch norm has seen rows: looking must not train
+            b.copy_(before[name])
         first, *others = norms
-        text = ", ".join(f"{first} : {o} = {norms[first] / norms[o]:.3g}" if norms[o] else f"{o} = 0" for o in others)
+        seen = {o: norms[o] > 1e-6 * norms[first] for o in others}  # a divergence starts at 0, up to rounding
+        text = ", ".join(f"{first} : {o} = {norms[first] / norms[o]:.3g}" if seen[o] else f"{o} = 0" for o in others)
         self.run.say(f"gradient norms at the start: {text} ({', '.join(f'{r} {n:.3g}' for r, n in norms.items())})")
         self.run.log(step=0, **{f"grad_norm.{role}": norm for role, norm in norms.items()})
 
@@ -251,29 +276,40 @@ class _Loop:
         return [t for texts in self.subject.generate(every_kth(self.data[role], rows)) for t in texts]
 
     def _look(self, step: int) -> str | None:
-        stopped = None
-        for guard, memory in zip(self.guards, self.memory, strict=True):
-            if step % guard.every and step != self.steps:
-                continue
-            verdict = guard.look(step, self, memory)
-            if verdict.keep and stopped is None and self.run.folder:
-                self._write(self.run.folder / "best.safetensors", {f"w|{n}": p for n, p in self.params.items()}, step=step)
-            stopped = stopped or verdict.stop
-        return stopped
+        verdicts = [
+            guard.look(step, self, memory)
+            for guard, memory in zip(self.guards, self.memory, strict=True)
+            if step % guard.every == 0 or step == self.steps
+        ]
+        spoilt = next((v.stop for v in verdicts if v.stop and not v.keep), None)
+        if any(v.keep for v in verdicts) and spoilt is None:
+            self._keep_best(step)
+        return spoilt or next((v.stop for v in verdicts if v.stop), None)
+
+    def _keep_best(self, step: int) -> None:
+        if self.run.folder:
+            self._write(self.run.folder / "best.safetensors", self.weights, step=step)
+        else:
+            self.best = step, {k: self.parallel.full(v.detach()).clone() for k, v in self.weights.items()}
+
+    def _forget_best(self) -> None:
+        if self.run.folder and self.parallel.is_main:
+            (self.run.folder / "best.safetensors").unlink(missing_ok=True)
 
     def _restore_best(self) -> None:
-        best = self.run.folder / "best.safetensors" if self.run.folder else None
-        if best and best.is_file():
-            tensors, state = checkpoint.load(best)
-            self._put(tensors)
-            self.run.say(f"kept the weights of step {state['step']}")
+        path = self.run.folder / "best.safetensors" if self.run.folder else None
+        if path and path.is_file():
+            tensors, state = checkpoint.load(path)
+            self.best = state["step"], tensors
+        if self.best:
+            self._put(self.best[1])
+            self.run.say(f"kept the weights of step {self.best[0]}")
 
     # ------------------------------------------------------------------ checkpoints
 
     def _save(self, step: int, stopped: str | None) -> None:
-        tensors = {f"w|{n}": p for n, p in self.params.items()}
-        tensors |= {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.params).items()}
-        self._write(self._path(), tensors, step=step, memory=self.memory, stopped=stopped)
+        moments = {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.params).items()}
+        self._write(self._path(), self.weights | moments, step=step, memory=self.memory, stopped=stopped)
 
     def _write(self, path: Path, tensors: dict[str, Tensor], **state: Any) -> None:
         whole = {k: self.parallel.full(v.detach()) for k, v in tensors.items()}
@@ -289,7 +325,7 @@ class _Loop:
         if self.run.folder is None or not self._path().is_file():
             return 0, None
         tensors, state = checkpoint.load(self._path())
-        self._put({k: v for k, v in tensors.items() if k.startswith("w|")})
+        self._put({k: v for k, v in tensors.items() if not k.startswith("o|")})
         moments = {}
         for key, value in tensors.items():
             if key.startswith("o|"):
@@ -303,7 +339,7 @@ class _Loop:
     @torch.no_grad()
     def _put(self, tensors: dict[str, Tensor]) -> None:
         for key, value in tensors.items():
-            target = self.params[key[2:]]
+            target = self.weights[key]
             target.copy_(self.parallel.like(value, target))
 
     def finish(self) -> None:

@@ -136,5 +136,5 @@ def bf16_share_moving(weights: torch.Tensor, lr: float) -> float:
 
 def every_kth(samples: Sequence[Sample], rows: int) -> list[Sample]:
     """`rows` rows spread evenly over a role: always the same ones."""
-    stride = max(1, len(samples) // rows)
-    return list(samples[::stride][:rows])
+    num = min(rows, len(samples))
+    return [samples[i * len(samples) // num] for i in range(num)]

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
 
 from amends.core.errors import UserError
+from amends.core.protocols import Need
 from amends.core.rng import rng
 from amends.core.types import Batch, Encoded, Role, Sample
 
@@ -52,20 +54,21 @@ class Loader:
                 f"role '{self.role}': {len(missing)} row(s) have no alternative answer ({missing[0]}, ...), "
                 "which this objective needs: give the data a list of refusals"
             )
-        return {s.id: self.subject.encode(alternatives[s.id]) for s in samples}
+        pairs = {s.id: self.subject.encode(alternatives[s.id]) for s in samples}
+        ids = {s.id for s in samples} | {p.id for p in pairs.values()}
+        if len(ids) < 2 * len(samples):
+            raise UserError(f"role '{self.role}': alternatives need ids of their own, as Sample.with_ gives them")
+        return pairs
 
     @lru_cache(maxsize=2)  # noqa: B019 (a loader lives as long as its fit)
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of one epoch as row indices."""
         generator = rng(self.seed, "order", self.role, number)
         order = torch.randperm(len(self.encoded), generator=generator).tolist()
-        cuts = _even(order, -(-self.num_batches // POOL))
         batches: list[list[int]] = []
-        left = self.num_batches
-        for i, pool in enumerate(cuts):
-            here = -(-left // (len(cuts) - i))
-            left -= here
-            batches += _even(sorted(pool, key=lambda j: self.encoded[j].size), here)
+        for pool in _even(_even(order, self.num_batches), -(-self.num_batches // POOL)):
+            by_size = iter(sorted((j for piece in pool for j in piece), key=lambda j: self.encoded[j].size))
+            batches += [list(islice(by_size, len(piece))) for piece in pool]
         shuffled = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[i] for i in shuffled]
 
@@ -74,10 +77,17 @@ class Loader:
         epoch, index = divmod(step, self.num_batches)
         return [self.encoded[i] for i in self.epoch(epoch)[index]]
 
-    def counts_at(self, step: int) -> tuple[int, int]:
-        """(rows, supervised tokens) of the global batch: what the terms' means are divided by."""
+    def count_at(self, step: int, term: Any) -> int:
+        """What a term's total is divided by: the rows of the global batch, or their supervised tokens.
+
+        A mean over tokens of a term that needs the alternatives is one over the alternatives' tokens.
+        """
         rows = self.rows_at(step)
-        return len(rows), int(self.subject.count(self.subject.collate(rows)).sum())
+        if term.per == "row":
+            return len(rows)
+        if Need.ALTERNATIVE in term.needs and self.alternatives is not None:
+            rows = [self.alternatives[r.id] for r in rows]
+        return int(self.subject.count(self.subject.collate(rows)).sum())
 
     def at(self, step: int) -> list[Micro]:
         """This process's share of the step's batch, in pieces of at most about `micro` rows."""
@@ -99,12 +109,9 @@ class Loader:
 
 def draw(subject: Any, batch: Batch, num_rows: int, generator: torch.Generator) -> Batch:
     """Draws the random choices of a batch; an alternative shares those of the row it belongs to."""
-    drawn = subject.draw(batch, generator)
-    if len(batch) == num_rows:
-        return drawn
-    fresh = set(drawn.tensors) - set(batch.tensors)
-    shared = {k: torch.cat([drawn[k][:num_rows]] * 2) for k in fresh}
-    return Batch(drawn.ids, {**drawn.tensors, **shared})
+    drawn = subject.draw(batch.rows(0, num_rows), generator)
+    fresh = {k: torch.cat([v] * (len(batch) // num_rows)) for k, v in drawn.tensors.items() if k not in batch.tensors}
+    return Batch(batch.ids, {**batch.tensors, **fresh})
 
 
 def _even(items: Sequence[Any], parts: int) -> list[Any]:

@@ -60,9 +60,7 @@ class SGD:
 
     def make(self, params: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """The optimiser over named parameters."""
-        return torch.optim.SGD(
-            list(params.values()), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        return torch.optim.SGD(list(params.values()), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (from 0) of `steps`."""
@@ -75,7 +73,7 @@ def scheduled(step: int, steps: int, warmup: float, schedule: Schedule) -> float
     >>> [round(scheduled(s, 4, 0.5, "linear"), 2) for s in range(4)]
     [0.5, 1.0, 1.0, 0.5]
     """
-    rising = math.ceil(warmup * steps)
+    rising = math.ceil(round(warmup * steps, 6))  # 0.07 * 100 is 7.000000000000001
     if step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(1, steps - rising)

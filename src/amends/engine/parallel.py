@@ -61,7 +61,7 @@ class Parallel:
         if self.strategy == "ddp":
             return self._accelerator.prepare_model(call)
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         self._shell = _hollow(call)
         mesh = init_device_mesh(self.device.type, (self.world,))
@@ -69,6 +69,8 @@ class Parallel:
         for block in _blocks(call):
             fully_shard(block, mesh=mesh)
         fully_shard(call, mesh=mesh)
+        if hasattr(call, "generate"):
+            register_fsdp_forward_method(call, "generate")  # type: ignore[arg-type]
         if not all(type(p).__name__ == "DTensor" for p in call.parameters()):
             raise UserError("parallel: asked for fsdp2, but some parameters were left unsharded")
         return call
@@ -80,6 +82,7 @@ class Parallel:
         if self.strategy != "fsdp2":
             return wrapped
         assert self._shell is not None
+        wrapped.reshard()  # type: ignore[operator]  # a look without backward leaves the outermost weights gathered, and stale
         whole = {
             id(empty): nn.Parameter(self.full(p.detach()), requires_grad=p.requires_grad)
             for empty, p in zip(self._shell.parameters(), wrapped.parameters(), strict=True)
@@ -87,6 +90,8 @@ class Parallel:
         for module in self._shell.modules():  # by identity, so that tied weights stay tied
             for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
                 setattr(module, name, whole[id(p)])
+        for start, now in zip(self._shell.buffers(), wrapped.buffers(), strict=True):
+            start.copy_(now)
         return self._shell
 
     @staticmethod
@@ -126,10 +131,23 @@ class Parallel:
             torch.distributed.all_reduce(values)
         return values
 
+    def same(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.world == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
     def barrier(self) -> None:
         """Waits for the other processes."""
         if self.world > 1:
             self._accelerator.wait_for_everyone()
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that talks, also before any `Parallel` exists."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _blocks(call: nn.Module) -> list[nn.Module]:

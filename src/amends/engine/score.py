@@ -15,7 +15,9 @@ TOKENS = 4096
 
 
 @torch.no_grad()
-def likelihoods(subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None) -> Iterator[tuple[Batch, Likelihood]]:
+def likelihoods(
+    subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None
+) -> Iterator[tuple[Batch, Likelihood]]:
     """Batches of rows sorted by length, with their likelihoods; a stochastic subject draws the same choices each time."""
     encoded = sorted((subject.encode(s) for s in samples), key=lambda e: (e.size, e.id))
     was_training = subject.call.training

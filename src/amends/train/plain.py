@@ -1,0 +1,55 @@
+"""Ordinary training on some roles: the original on all of them, the retrained model on all but the forget rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import SkipValidation
+
+from amends.core.protocols import Context
+from amends.core.spec import Count, Part, Weighted, spec
+from amends.core.types import Role
+from amends.data.bundle import Bundle
+from amends.engine.fit import Outcome, fit
+from amends.engine.optim import AdamW
+from amends.engine.parallel import Parallel
+from amends.terms.nll import NLL
+
+
+@spec
+class Train:
+    """Maximum likelihood on the rows of some roles, from fresh or from given weights."""
+
+    starts: ClassVar[str] = "any"
+    keeps_weights: ClassVar[bool] = True
+    on: tuple[Role, ...]
+    """The roles whose rows are learned; leaving `forget` out makes the retrained model."""
+    steps: Count
+    """Optimiser steps."""
+    batch: Count = 16
+    """Rows a step, over all processes."""
+    micro: Count | None = None
+    """Rows of one forward; None for the whole batch."""
+    optim: Annotated[Any, Part("optim"), SkipValidation] = AdamW(lr=1e-3, warmup=0.1, schedule="cosine")
+    """The optimiser."""
+    edits: Annotated[tuple[Any, ...], Part("edits", many=True), SkipValidation] = ()
+    """What is done to gradients and weights."""
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes share the work."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the forward pass; weights keep theirs."""
+    checkpoint_every: Count = 100
+    """Steps between two exact checkpoints."""
+
+    def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
+        """Trains the subject in place."""
+        return fit(
+            subject, self.objective_on(data), data.with_role("train", data.together(self.on)), steps=self.steps,
+            optim=self.optim, batch=self.batch, micro=self.micro, edits=self.edits,
+            parallel=Parallel(self.parallel, self.precision), checkpoint_every=self.checkpoint_every, run=run,
+        )  # fmt: skip
+
+    def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
+        """Cross-entropy on the union of the roles; raises UserError for a role the data does not have."""
+        data.together(self.on)
+        return (Weighted(term=NLL(role="train")),)
