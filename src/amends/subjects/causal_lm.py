@@ -159,7 +159,7 @@ class CausalLM:
         """Greedy answers, one list a batch, in the order given (prompts are padded on the left)."""
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         device = next(self.module.parameters()).device
-        model = self.call if hasattr(self.call, "generate") else self.module  # DDP hides it
+        model: Any = self.call if hasattr(self.call, "generate") else self.module  # DDP hides it
         for start in range(0, len(samples), batch_size):
             prompts = [self.prompt_ids(s) or [self.tokenizer.eos_token_id] for s in samples[start : start + batch_size]]
             width = max(map(len, prompts))

@@ -137,7 +137,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         with quiet():
             read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file}: could not be read as GGUF ({str(error).splitlines()[0]})") from None
     config = read.config

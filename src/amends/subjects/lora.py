@@ -8,7 +8,7 @@ therefore needs no second copy of the weights.
 from __future__ import annotations
 
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -39,8 +39,9 @@ class Lora:
         if not isinstance(subject, CausalLM):
             raise UserError(f"lora: adapts causal language models, not a {type(subject).__name__}")
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        scale: Any = self.alpha  # peft annotates an int and takes any number
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets, task_type="CAUSAL_LM"
+            r=self.rank, lora_alpha=scale, lora_dropout=self.dropout, target_modules=targets, task_type="CAUSAL_LM"
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(stream_seed(seed, "lora"))  # inside fork_rng: no global stream is moved

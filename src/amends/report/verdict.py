@@ -1,0 +1,180 @@
+"""What a run shows, in sentences that are computed from its numbers: the verdict, the worst attack, the controls.
+
+The verdict names the method that forgets most among those that keep at least 80 % of what they should keep. It says
+what was measured and never that something is erased.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amends.report import words
+from amends.report.load import RunData
+from amends.report.table import Cell, Table, role
+
+KEPT = 0.8
+"""The share of the original's locality that a method must keep to be named in the verdict."""
+_ATTACKS = {"relearn": "relearning", "quantise": "quantising", "quantize": "quantising", "prefix": "prefixing"}
+_OWNERS = {"neighbour": "the neighbours", "retain": "the retain set"}
+_STATES = {
+    "failed": "The run failed",
+    "cancelled": "The run was cancelled",
+    "running": "The run has not ended",
+    "unknown": "The run left no manifest",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence for the head of the page, and one for each other method."""
+
+    sentence: str
+    others: tuple[str, ...]
+    trouble: str = ""
+    """Why the run is not complete; empty for a run that is."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What one attack does to one method."""
+
+    method: str
+    attack: str
+    metric: str
+    before: Cell | None
+    after: Cell | None
+    recovered: Cell
+    control: Cell | None
+    """What the same attack brings back to the retrained model."""
+
+    @property
+    def sentence(self) -> str:
+        """What it means."""
+        name = attack_name(self.attack).capitalize()
+        back = self.recovered.value
+        said = f"{name} brings back {words.share(back)} of what {self.method} forgot" if back > 0.02 else (
+            f"{name} brings back nothing of what {self.method} forgot"
+        )  # fmt: skip
+        return f"{said} ({words.metric(self.metric)}). {self._against_control()}"
+
+    def _against_control(self) -> str:
+        if self.control is None:
+            return "Without a retrained control it is not known how much of that is learning it anew."
+        gained = f"the retrained model, which never saw the data, gains {words.share(self.control.value)}"
+        if self.recovered.overlaps(self.control) is not False:
+            return f"In the same attack {gained}: the two cannot be told apart here."
+        if self.recovered.value > self.control.value:
+            return f"In the same attack {gained}. The difference points to knowledge that was hidden rather than removed."
+        return f"In the same attack {gained}: more than the method does."
+
+
+def verdict(run: RunData, table: Table) -> Verdict:
+    """The head of the page."""
+    sentences = {m: method_sentence(table, m) for m in table.methods}
+    trouble = _trouble(run)
+    if not sentences:
+        return Verdict("No method left a number, so nothing can be said about forgetting.", (), trouble)
+    best = _best(table)
+    if best is None:
+        lead = f"None of {len(sentences)} methods kept {words.share(KEPT)} of what they should keep: "
+        first, *rest = sentences.values()
+        return Verdict((lead if len(sentences) > 1 and table.keeping else "") + first, tuple(rest), trouble)
+    others = tuple(s for m, s in sentences.items() if m != best)
+    if not others:
+        return Verdict(sentences[best], (), trouble)
+    what = _OWNERS.get(role(table.keeping or ""), words.plain(table.keeping or ""))
+    lead = f"Of {len(sentences)} methods, {best} forgets most while keeping at least {words.share(KEPT)} of {what}"
+    return Verdict(lead + sentences[best].removeprefix(best), others, trouble)
+
+
+def method_sentence(table: Table, method: str) -> str:
+    """`npo: forget probability 0.81 -> 0.04, the neighbours kept 94 % of their probability, relearning brings back 62 %.`"""
+    parts = [_forgot(table, method), _kept(table, method), _came_back(table, method)]
+    said = ", ".join(p for p in parts if p)
+    return f"{method}: {said}." if said else f"{method}: nothing that forgetting could be read from was measured."
+
+
+def kept_share(table: Table, method: str) -> float | None:
+    """A method's locality as a share of the original's."""
+    original = table.the("original")
+    if table.keeping is None or original is None:
+        return None
+    start, now = table.cell(original, table.keeping), table.cell(method, table.keeping)
+    return now.value / start.value if start is not None and now is not None and start.value > 0 else None
+
+
+def worst_attacks(table: Table) -> list[Attacked]:
+    """The strongest attack on each method, the worst hit method first."""
+    found = []
+    for method in table.methods:
+        each = attacks_on(table, method)
+        if each:
+            found.append(max(each, key=lambda a: a.recovered.value))
+    return sorted(found, key=lambda a: -a.recovered.value)
+
+
+def attacks_on(table: Table, subject: str) -> list[Attacked]:
+    """Every attack on a subject, on the metric that forgetting is read from, else on what was recorded."""
+    keys = {(r["attack"], str(r.get("metric", ""))) for r in table.run.recovered if r["subject"] == subject}
+    preferred = {k for k in keys if k[1] == table.target} or keys
+    control = table.the("retrain") or next((s for s, kind in table.kinds.items() if kind == "retrain"), None)
+    found = []
+    for attack, metric in sorted(preferred):
+        cell = table.recovered(subject, attack, metric)
+        if cell is not None:
+            against = table.recovered(control, attack, metric) if control and control != subject else None
+            before, after = table.cell(subject, metric), table.cell(subject, metric, attack)
+            found.append(Attacked(subject, attack, metric, before, after, cell, against))
+    return found
+
+
+def attack_name(attack: str) -> str:
+    """`relearning` for `relearn`."""
+    return _ATTACKS.get(attack, words.plain(attack))
+
+
+def _trouble(run: RunData) -> str:
+    if run.status == "ok":
+        return ""
+    state = _STATES.get(run.status, f"The run ended as {run.status!r}")
+    error = run.manifest.get("error")
+    return f"{state}{f': {error}' if error else ''}. Whatever it wrote before is shown below."
+
+
+def _best(table: Table) -> str | None:
+    target = table.target
+    if target is None:
+        return None
+    able = {m: c.value for m in table.methods if (c := table.cell(m, target)) and (kept_share(table, m) or 0) >= KEPT}
+    sign = -1 if table.better(target) == "higher" else 1
+    return min(able, key=lambda m: sign * able[m]) if able else None
+
+
+def _forgot(table: Table, method: str) -> str:
+    target, original, retrain = table.target, table.the("original"), table.the("retrain")
+    now = table.cell(method, target) if target else None
+    if target is None or now is None:
+        return ""
+    before = table.cell(original, target) if original else None
+    way = f"{words.number(before.value)} \N{RIGHTWARDS ARROW} {words.number(now.value)}" if before else words.number(now.value)
+    gold = table.cell(retrain, target) if retrain else None
+    return f"{words.metric(target)} {way}{f' (retrained model: {words.number(gold.value)})' if gold else ''}"
+
+
+def _kept(table: Table, method: str) -> str:
+    kept = kept_share(table, method)
+    if kept is None or table.keeping is None:
+        return ""
+    owner = _OWNERS.get(role(table.keeping))
+    what = words.column(table.keeping)
+    return f"{owner} kept {words.share(kept)} of their {what}" if owner == "the neighbours" else (
+        f"{owner or words.plain(table.keeping)} kept {words.share(kept)} of its {what if owner else 'value'}"
+    )  # fmt: skip
+
+
+def _came_back(table: Table, method: str) -> str:
+    each = attacks_on(table, method)
+    if not each:
+        return "no attack was tried"
+    worst = max(each, key=lambda a: a.recovered.value)
+    return f"{attack_name(worst.attack)} brings back {words.share(max(worst.recovered.value, 0.0))}"

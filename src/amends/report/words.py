@@ -1,0 +1,149 @@
+"""Numbers and metric names in words: how the page, the terminal and `compare` write them."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+from amends.core import catalog
+from amends.report.table import Cell, base, form, role
+
+NONE = "\N{EN DASH}"
+ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "closer": "\N{LEFT RIGHT ARROW}"}
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "closer": "closer to the retrained model is better"}
+_NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L"}
+KINDS = {"original": "before unlearning", "retrain": "retrained without the forget set", "unlearned": ""}
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or two figures where that would hide the number.
+
+    >>> [number(v) for v in (0.814, 0.0421, 0.00002, 0.0, 31.416, 1234.5, -0.5)]
+    ['0.81', '0.042', '2e-5', '0', '31.4', '1,234', '-0.50']
+    """
+    if value is None or not math.isfinite(value):
+        return NONE
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 0.095:
+        return f"{value:.2f}"
+    return f"{value:.2g}" if size >= 0.001 else _exponent(f"{value:.0e}")
+
+
+def tick(value: float) -> str:
+    """A round number on an axis."""
+    size = abs(value)
+    return _exponent(f"{value:.0e}") if size >= 1e5 or 0 < size < 1e-4 else f"{value:.6g}"
+
+
+def _exponent(written: str) -> str:
+    """`2e-5` of `2e-05`."""
+    digits, _, power = written.partition("e")
+    return f"{digits}e{int(power)}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage, with a space that does not break.
+
+    >>> share(0.6234), share(-0.001)
+    ('62\\xa0%', '0\\xa0%')
+    """
+    return NONE if value is None else f"{round(100 * value)}\N{NO-BREAK SPACE}%"
+
+
+def interval(cell: Cell) -> str:
+    """`0.02 to 0.07`, or nothing for a number without an interval."""
+    return "" if cell.low is None or cell.high is None else f"{number(cell.low)} to {number(cell.high)}"
+
+
+def with_interval(cell: Cell | None) -> str:
+    """`0.04 [0.02, 0.07]`."""
+    if cell is None:
+        return NONE
+    if cell.low is None or cell.high is None:
+        return number(cell.value)
+    return f"{number(cell.value)} [{number(cell.low)}, {number(cell.high)}]"
+
+
+def metric(name: str) -> str:
+    """`probability.forget` as `forget probability`.
+
+    >>> metric("probability.forget"), metric("forget_quality"), metric("mia.min_k")
+    ('forget probability', 'forget quality', 'membership AUC, min k')
+    """
+    return f"{plain(role(name))} {column(name)}".strip()
+
+
+def column(name: str) -> str:
+    """A metric without its role: `probability`, `accuracy, paraphrase`."""
+    word = _NAMES.get(base(name), plain(base(name)))
+    return f"{word}, {plain(form(name))}" if form(name) else word
+
+
+def plain(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ").replace(".", " ")
+
+
+@cache
+def meaning(name: str) -> str:
+    """What a metric measures, from the first line of its class; empty if no class has its name."""
+    wanted = catalog.normal(base(name))
+    return next((e.summary for e in catalog.list_kind("metrics") if catalog.normal(e.name) == wanted), "")
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, minutes or hours.
+
+    >>> seconds(41.2), seconds(312), seconds(7300)
+    ('41 s', '5 min 12 s', '2 h 1 min')
+    """
+    if value is None:
+        return NONE
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(value: float | None) -> str:
+    """Bytes in MB or GB (powers of ten).
+
+    >>> size(3.1e9), size(4.5e6)
+    ('3.1 GB', '4 MB')
+    """
+    if value is None or value <= 0:
+        return NONE
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def count(value: float | None) -> str:
+    """A number of parameters.
+
+    >>> count(134515008), count(52000)
+    ('135 M', '52 k')
+    """
+    if value is None:
+        return NONE
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            shown = value / limit
+            return f"{shown:.1f} {letter}" if shown < 10 else f"{shown:.0f} {letter}"
+    return f"{value:.0f}"
+
+
+def several(n: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
