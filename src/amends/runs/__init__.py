@@ -1,0 +1,1 @@
+"""Recipes and what becomes of them: stages, resume, records, claims, trackers, executors."""

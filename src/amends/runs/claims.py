@@ -1,0 +1,68 @@
+"""Claims: what a recipe expects of its own run. A claim is met, missed, or not tested; it is never dropped.
+
+`that` is `<stage>.<measurement>` (`npo.utility`, `npo.probability.forget`), `<stage>.recovered.<attack>.<measurement>`
+(what an attack brings back), or `<stage>.seconds`. The bound is a number, or a factor `of` another such quantity.
+Values are means over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from amends.core.errors import UserError, nearest
+from amends.core.spec import spec
+
+
+@spec
+class Claim:
+    """One expectation; give exactly one of `at_least` and `at_most`."""
+
+    that: str
+    """The quantity that is bounded."""
+    at_least: float | None = None
+    """Lower bound, or a factor of `of`."""
+    at_most: float | None = None
+    """Upper bound, or a factor of `of`."""
+    of: str | None = None
+    """The quantity that the bound is a factor of."""
+    because: str = ""
+    """Why it matters: what the paper says, or which control it is."""
+
+    def check(self, at: str, stages: Sequence[str], metrics: Sequence[str], attacks: Sequence[str]) -> None:
+        """Raises UserError when a name in the claim exists nowhere in the recipe."""
+        if (self.at_least is None) == (self.at_most is None):
+            raise UserError(f"{at}: give exactly one of at_least and at_most")
+        for key, path in (("that", self.that), ("of", self.of)):
+            if path is None:
+                continue
+            stage, _, quantity = path.partition(".")
+            if stage not in stages:
+                raise UserError(f"{at}.{key}: no stage is called {stage!r}{nearest(stage, stages)}")
+            if quantity.startswith("recovered."):
+                attack, _, quantity = quantity.removeprefix("recovered.").partition(".")
+                if attack not in attacks:
+                    raise UserError(f"{at}.{key}: no attack is called {attack!r}{nearest(attack, attacks)}")
+            if quantity not in (*metrics, "seconds"):
+                raise UserError(f"{at}.{key}: nothing measured is called {quantity!r}{nearest(quantity, metrics)}")
+
+    def judge(self, values: Callable[[str], Sequence[float]]) -> dict[str, Any]:
+        """The verdict; `values` gives a quantity's value for each seed, or nothing where it was not measured."""
+        observed = values(self.that)
+        base = values(self.of) if self.of else [1.0]
+        factor = self.at_least if self.at_least is not None else self.at_most
+        assert factor is not None
+        sign = ">=" if self.at_least is not None else "<="
+        result = {"that": self.that, "because": self.because, "per_seed": list(observed), "observed": None}
+        text = f"{sign} {factor:g}" + (f" x {self.of}" if self.of else "")
+        if not observed or not base:
+            return {**result, "needed": text, "verdict": "not tested"}
+        value, bound = _mean(observed), factor * _mean(base)
+        met = value >= bound if self.at_least is not None else value <= bound
+        needed = text + (f" = {bound:.4g}" if self.of else "")
+        return {**result, "observed": value, "needed": needed, "verdict": "met" if met and not math.isnan(value) else "missed"}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Executors: each maps resolved recipes to finished runs."""

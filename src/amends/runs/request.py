@@ -1,0 +1,150 @@
+"""Turns a request to forget into a recipe: what `amends unlearn` runs, saved beside the result and editable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amends.core.errors import UserError
+from amends.core.types import Sample
+from amends.data.text import read_rows
+from amends.data.text import resolve as resolve_path
+from amends.runs.methods import Method, find_method
+
+ANCHOR = "package:shakespeare/retain.jsonl"
+"""General questions that come with the library: the anchor where the user has no retain rows."""
+
+NO_RETAIN = (
+    "no retain file: the model is held to its own answers (KL) on {n} general questions that come with the library; "
+    "the report can say what that costs on general knowledge, but nothing about what lies close to your forget rows. "
+    "Give --retain (and --neighbour) for that evidence"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    model: str
+    forget: Path
+    retain: Path | None = None
+    neighbour: Path | None = None
+    holdout: Path | None = None
+    method: str = "npo"
+    epochs: int | None = None
+    steps: int | None = None
+    lr: float | None = None
+    batch: int = 8
+    lora: int | None = None
+    budget: float = 0.1
+    until: float = 0.05
+    seed: int = 0
+    attack: bool = True
+    dtype: str = "float32"
+    max_new_tokens: int = 48
+
+    def tree(self) -> dict[str, Any]:
+        """The recipe as plain YAML values. Reads the forget rows, to know what can be measured of them."""
+        method = find_method(self.method)
+        answered = _answered(read_rows(self.forget, "forget"))
+        lr = self.lr if self.lr is not None else method.lr["lora" if self.lora else "full"]
+        return {
+            "name": f"unlearn-{self.method}",
+            "title": f"{self.method} on {Path(self.model).name}",
+            "question": f"Does {Path(self.model).name} forget the rows of {self.forget.name}, and what does that cost?",
+            "seeds": [self.seed],
+            "data": self._data(),
+            "subject": {"use": "hf", "name": self.model, "dtype": self.dtype},
+            "stages": {"original": {"use": "pretrained"}, self.method: self._stage(method, lr)},
+            "reading": {"max_new_tokens": self.max_new_tokens, "show": list(self._roles()) if answered else []},
+            "measure": list(self._measures(answered)),
+            "headline": [f"probability.{r}" for r in self._roles()] + ["extraction_strength.forget"],
+            "attack": [{"use": "relearn", "steps": 10, "batch": self.batch, "optim": {"use": "adamw", "lr": 1e-5}}]
+            if self.attack
+            else [],
+        }
+
+    def _data(self) -> dict[str, Any]:
+        files = {"forget": self.forget, "neighbour": self.neighbour, "holdout": self.holdout}
+        given = {role: str(path.resolve()) for role, path in files.items() if path is not None}
+        if self.retain is None:
+            return {"use": "text", **given, "retain": ANCHOR}
+        return {"use": "text", **given, "retain": str(self.retain.resolve()), "set_aside": 0.2}
+
+    def _stage(self, method: Method, lr: float) -> dict[str, Any]:
+        objective = [dict(t) for t in method.objective]
+        if self.retain is None:
+            objective = [t for t in objective if t.get("role") != "retain"] + [{"use": "kl", "role": "retain"}]
+        length = {"steps": self.steps} if self.steps is not None else {"epochs": self.epochs or method.epochs}
+        watched = "retain" if self.retain is None else "retain_aside"
+        stage: dict[str, Any] = {
+            "use": "gradient", "from": "original", **length, "batch": self.batch,
+            "optim": {"use": "adamw", "lr": lr, "warmup": 0.1}, "objective": objective,
+            "guards": [
+                {"use": "utility_budget", "role": watched, "drop": self.budget},
+                {"use": "forgotten", "probability": self.until},
+            ],
+        }  # fmt: skip
+        if self.lora:
+            stage["lora"] = {"rank": self.lora, "alpha": 2 * self.lora}
+        return stage
+
+    def _roles(self) -> tuple[str, ...]:
+        kept = ("retain",) if self.retain is None else ("retain_aside",)
+        return ("forget", *kept, *(("neighbour",) if self.neighbour else ()))
+
+    def _measures(self, answered: bool) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for role in self._roles():
+            found.append({"use": "probability", "role": role})
+            if answered:
+                found.append({"use": "rouge", "role": role})
+        found += [{"use": "extraction_strength", "role": "forget"}, {"use": "exact_memorisation", "role": "forget"}]
+        if answered:
+            found += [{"use": "fluency", "role": "forget"}, {"use": "repetition", "role": "forget"}]
+        if self.holdout is not None:
+            found += [{"use": "mia", "attack": a} for a in ("loss", "zlib", "min_k", "min_k_plus_plus")]
+        return found
+
+
+def hand_over(run: Path, method: str, out: Path) -> None:
+    """Puts the unlearned model and the report where the user asked for them; hard links where the disk allows it."""
+    model = next((run / "stages").glob(f"*-{method}")) / "model"
+    for source in sorted(model.iterdir()):
+        _link(source, out / source.name)
+    if (run / "report.html").is_file():
+        shutil.copyfile(run / "report.html", out / "report.html")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"{target}: could not be written ({error.strerror}); the model lies in {source.parent}") from None
+
+
+def _answered(rows: tuple[Sample, ...]) -> bool:
+    """Whether every row asks something, so that answers can be generated and compared."""
+    return all("answer" in row.data for row in rows)
+
+
+def num_anchor_rows() -> int:
+    """How many general questions stand in for a retain file."""
+    return len(read_rows(resolve_path(ANCHOR), "retain"))
+
+
+def describe(tree: Mapping[str, Any]) -> str:
+    """One line: what will be done."""
+    name = next(s for s in tree["stages"] if s != "original")
+    stage = tree["stages"][name]
+    how = f"LoRA of rank {stage['lora']['rank']}" if "lora" in stage else "all weights"
+    length = f"{stage['steps']} steps" if "steps" in stage else f"up to {stage['epochs']} epochs"
+    return f"{name}, {how}, learning rate {stage['optim']['lr']:g}, {length}"

@@ -1,0 +1,369 @@
+"""Runs a recipe: data, stages, readings, attacks, measurements, claims, report; resumable at every point.
+
+Running the same recipe again continues its newest unfinished run, and finishes at once when nothing is left to do.
+Every process of a distributed run does the same work in step; the main one writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from amends.core import fingerprint
+from amends.core.errors import UserError
+from amends.core.types import Measurement
+from amends.engine.parallel import Parallel
+from amends.metrics.evaluation import Evaluation
+from amends.metrics.recovered import recovered
+from amends.runs import console, track
+from amends.runs.recipe import Resolved, StageEntry
+from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions
+from amends.runs.stages import (
+    Done, StageRun, load_reading, load_weights, save_reading, start_over, weights_print,
+)  # fmt: skip
+
+
+def choose_folder(resolved: Resolved, root: Path, fresh: bool) -> Path:
+    """The newest run of the same recipe under `root`, or a new folder `<name>/<time>-<hash>`."""
+    parent = root / resolved.recipe.name
+    old = sorted(parent.glob(f"*-{resolved.hash[:6]}")) if parent.is_dir() else []
+    if old and not fresh:
+        return old[-1]
+    return parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{resolved.hash[:6]}"
+
+
+def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = ()) -> Path:
+    """Does whatever of the run is not done yet. Returns the folder.
+
+    Raises:
+        UserError: bad data or a folder in use; the manifest says `failed` and why, and what was computed stays.
+    """
+    world = Parallel()
+    folder = world.same(folder)
+    record = Folder(folder, writes=world.is_main)
+    with record.locked(), _terminable():
+        previous = folder / "manifest.json"
+        record.manifest = read_json(previous) if previous.is_file() else {}
+        run = _Run(resolved, record, world)
+        try:
+            run.go(trackers)
+        except BaseException as error:
+            cancelled = isinstance(error, (KeyboardInterrupt, SystemExit))
+            record.update(status="cancelled" if cancelled else "failed", error=f"{type(error).__name__}: {error}")
+            raise
+    return folder
+
+
+@dataclass
+class _Run:
+    """The state of one execution."""
+
+    resolved: Resolved
+    record: Folder
+    world: Parallel
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    recovered: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def go(self, trackers: Sequence[str]) -> None:
+        recipe = self.resolved.recipe
+        began = time.perf_counter()
+        self._begin()
+        self.mirrors = track.open_all(trackers, recipe.name, self.record.path, self.resolved.tree) if self.record.writes else []
+        for seed in recipe.seeds:
+            self._seed(seed)
+        self._claims()
+        for mirror in self.mirrors:
+            mirror.close()
+        self.record.update(
+            status="ok", error=None, seconds=self.record.manifest.get("seconds", 0) + time.perf_counter() - began
+        )
+
+    def _begin(self) -> None:
+        recipe = self.resolved.recipe
+        if self.record.writes:
+            (self.record.path / "recipe.yaml").write_text(self.resolved.as_yaml(), encoding="utf-8")
+        self.record.update(
+            schema=SCHEMA, name=recipe.name, title=recipe.title, question=recipe.question, profile=self.resolved.profile or self.record.manifest.get("profile"),
+            paper=fingerprint.plain(recipe.paper), status="running", error=None, argv=sys.argv[1:],
+            recipe_hash=self.resolved.hash, seeds=list(recipe.seeds), git=git_state(), versions=versions(),
+            device=str(self.world.device), processes=self.world.world, platform=platform.platform(),
+            started=self.record.manifest.get("started", now()), headline=list(recipe.headline),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ one seed
+
+    def _seed(self, seed: int) -> None:
+        recipe = self.resolved.recipe
+        data = recipe.data.load(recipe.seeds[0])
+        recipe.check_data(data)
+        self.data, self.data_print = data, data.fingerprint()
+        sizes = {role: len(rows) for role, rows in data.roles.items()}
+        self.record.update(data={"fingerprint": self.data_print, "roles": sizes, "notes": list(data.notes)})
+        if seed == recipe.seeds[0]:
+            for note in data.notes:
+                self._say(note)
+            self._say("data: " + ", ".join(f"{n} {role}" for role, n in sizes.items()))
+        self.keys: dict[str, str] = {}
+        self.readings: dict[str, Evaluation] = {}
+        for number, stage in enumerate(recipe.stages, 1):
+            self._stage(stage, number, seed)
+        for stage in recipe.stages:
+            self._measure(stage, seed)
+        self._flush()
+        for attack in recipe.attack:
+            for number, stage in enumerate(recipe.stages, 1):
+                if stage.kind != "original":
+                    self._attack(attack, stage, number, seed)
+        self._flush()
+
+    def _folder(self, stage: StageEntry, number: int, seed: int, suffix: str = "") -> Path:
+        first = self.resolved.recipe.seeds[0]
+        mark = "" if seed == first or stage.once else f"-seed{seed}"
+        return self.record.path / "stages" / f"{number:02d}-{stage.name}{mark}{suffix}"
+
+    def _effective(self, stage: StageEntry, seed: int) -> int:
+        return self.resolved.recipe.seeds[0] if stage.once else seed
+
+    def _fresh(self, seed: int) -> Any:
+        with console.busy("loading the model") if self.record.writes else contextlib.nullcontext():
+            return self.resolved.recipe.subject.load(self.data, seed)
+
+    def _load(self, name: str, seed: int) -> Any:
+        """A made stage's model, from its folder."""
+        number, stage = next((i, s) for i, s in enumerate(self.resolved.recipe.stages, 1) if s.name == name)
+        subject = self._fresh(self._effective(stage, seed))
+        if stage.maker.keeps_weights:
+            load_weights(subject, self._folder(stage, number, seed) / "model")
+        return subject
+
+    def _stage(self, stage: StageEntry, number: int, seed: int) -> None:
+        effective = self._effective(stage, seed)
+        start = self.keys[stage.start] if stage.start else fingerprint.of(self.resolved.recipe.subject)
+        key = fingerprint.of(stage.maker, stage.use, start, self.data_print, effective, fingerprint.of_code())
+        self.keys[stage.name] = key
+        folder = self._folder(stage, number, seed)
+        if self.record.writes:
+            start_over(folder, key)
+        self.world.barrier()
+        run = StageRun(self._label(stage, seed), effective, folder, self.record, self.mirrors)
+        done = Done.read(folder, key)
+        cached = done is not None
+        subject = None
+        if done is None:
+            subject, done = self._make(stage, seed, key, folder, run)
+        elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
+            run.say("taken from an earlier run of this folder")
+        self.readings[stage.name] = self._read(stage, seed, subject, key, folder / "reading.json.gz", run)
+        self._record_stage(stage, effective, done, cached)
+
+    def _make(self, stage: StageEntry, seed: int, key: str, folder: Path, run: StageRun) -> tuple[Any, Done]:
+        subject = self._load(stage.start, seed) if stage.start else self._fresh(run.seed)
+        run.say(f"{stage.use}" + (f" from {stage.start}" if stage.start else ""))
+        meter = Meter()
+        outcome = stage.maker(subject, self.data, run)
+        steps, stopped = getattr(outcome, "steps", 0), getattr(outcome, "stopped", None)
+        seconds, peak = meter.seconds, meter.peak_bytes
+        if stage.maker.keeps_weights and self.record.writes:
+            self._save(subject, folder / "model")
+        size = sum(p.numel() for p in subject.module.parameters())
+        done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size)
+        if self.record.writes:
+            done.write(folder)
+        self.world.barrier()
+        if steps:
+            run.say(f"{steps} steps in {seconds:.0f} s, peak memory {peak / 1e9:.1f} GB")
+        return subject, done
+
+    @staticmethod
+    def _save(subject: Any, folder: Path) -> None:
+        temporary = folder.with_name("model.tmp")
+        try:
+            subject.save(temporary)
+            temporary.replace(folder)
+        except Exception as error:
+            if isinstance(error, OSError) or "os error" in str(error).lower():
+                raise UserError(f"{folder}: could not be written ({error}); free some space and run again") from None
+            raise
+
+    def _record_stage(self, stage: StageEntry, seed: int, done: Done, cached: bool) -> None:
+        if any(s["name"] == stage.name and s["seed"] == seed for s in self.stages):
+            return
+        self.stages.append(
+            {
+                "name": stage.name, "seed": seed, "use": stage.use, "from": stage.start, "kind": stage.kind,
+                "method": describe_method(stage), "seconds": done.seconds, "peak_bytes": done.peak_bytes, "steps": done.steps,
+                "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
+            }
+        )  # fmt: skip
+        self.record.update(stages=self.stages)
+
+    # ------------------------------------------------------------------ reading and measuring
+
+    def _read(self, stage: StageEntry, seed: int, subject: Any, key: str, path: Path, run: StageRun) -> Evaluation:
+        """Everything the measurements need of a model, computed while it is in memory; afterwards no model is needed."""
+        reading = self.resolved.recipe.reading
+        evaluation = Evaluation(
+            subject, self.data, self.resolved.recipe.seeds[0], reading.max_new_tokens, reading.batch_size, run
+        )
+        if not load_reading(evaluation, path, key):
+            evaluation.subject = subject if subject is not None else self._load(stage.name, seed)
+            shown = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]
+            for role in shown:
+                answers = evaluation.answers(self.data[role])
+                if role == shown[0]:
+                    self._sample(role, answers, run)
+            for metric in self.resolved.recipe.measure:
+                metric.measure(evaluation, evaluation if getattr(metric, "needs_reference", False) else None)
+            if self.record.writes:
+                save_reading(evaluation, path, key)
+            self.world.barrier()
+        evaluation.subject = None
+        self._keep_answers(stage.name, seed, evaluation)
+        return evaluation
+
+    def _sample(self, role: str, answers: dict[str, str], run: StageRun) -> None:
+        rows = self.data[role]
+        for sample in rows[:: max(1, len(rows) // 3)][:3]:
+            asked = str(sample.data.get("question", sample.data.get("prompt", "")))
+            run.say(f"Q {asked}  A {' '.join(answers[sample.id].split())[:160]}")
+
+    def _keep_answers(self, name: str, seed: int, evaluation: Evaluation) -> None:
+        if seed != self.resolved.recipe.seeds[0]:
+            return
+        known = evaluation.known_answers()
+        for role in self.resolved.recipe.reading.show:
+            for sample in self.data[role] if role in self.data else ():
+                if sample.id in known:
+                    row = self.answers.setdefault((role, sample.id), _shown(role, sample))
+                    row["answers"][name] = known[sample.id]
+
+    def _label(self, stage: StageEntry, seed: int) -> str:
+        return stage.name if len(self.resolved.recipe.seeds) == 1 or stage.once else f"{stage.name} (seed {seed})"
+
+    def _measure(self, stage: StageEntry, seed: int) -> None:
+        recipe = self.resolved.recipe
+        if stage.once and seed != recipe.seeds[0]:
+            return
+        against = self.readings.get(recipe.against or "retrain")
+        for metric in recipe.measure:
+            self._keep(metric.measure(self.readings[stage.name], against), stage.name, seed, None)
+
+    def _keep(self, m: Measurement, name: str, seed: int, attack: str | None) -> None:
+        self.measured.append({"subject": name, "seed": seed, "attack": attack, **m.as_dict()})
+        suffix = f".{attack}" if attack else ""
+        self.record.write_lines(
+            f"scores/{name}{suffix}-seed{seed}/{m.name}.jsonl", ({"id": i, "score": s} for i, s in m.scores.items())
+        )
+
+    def _flush(self) -> None:
+        self.record.write("results.json", {"schema": SCHEMA, "measurements": self.measured, "recovered": self.recovered})
+        self.record.write_lines("samples/answers.jsonl", self.answers.values())
+
+    # ------------------------------------------------------------------ attacks
+
+    def _attack(self, attack: Any, stage: StageEntry, number: int, seed: int) -> None:
+        recipe = self.resolved.recipe
+        if stage.once and seed != recipe.seeds[0]:
+            return
+        name = type(attack).__name__.lower()
+        metrics = [m for m in recipe.measure if m.name in recipe.attack_measure]
+        folder = self._folder(stage, number, seed, f".{name}")
+        key = fingerprint.of(self.keys[stage.name], attack, [m.name for m in metrics])
+        if self.record.writes:
+            start_over(folder, key)
+        self.world.barrier()
+        run = StageRun(
+            f"{self._label(stage, seed)} under {name}", self._effective(stage, seed), folder, self.record, self.mirrors
+        )
+        evaluation = Evaluation(None, self.data, recipe.seeds[0], recipe.reading.max_new_tokens, recipe.reading.batch_size, run)
+        path = folder / "reading.json.gz"
+        if not load_reading(evaluation, path, key):
+            evaluation.subject = self._load(stage.name, seed)
+            attack(evaluation.subject, self.data, run)
+            for metric in metrics:
+                metric.measure(evaluation, None)
+            if self.record.writes:
+                save_reading(evaluation, path, key)
+                for leftover in ("checkpoint.safetensors", "best.safetensors"):
+                    (folder / leftover).unlink(missing_ok=True)
+            self.world.barrier()
+        evaluation.subject = None
+        first = self.readings[next(s.name for s in recipe.stages if s.kind == "original")]
+        for metric in metrics:
+            after = metric.measure(evaluation, None)
+            self._keep(after, stage.name, seed, name)
+            share = recovered(metric.measure(first, None), metric.measure(self.readings[stage.name], None), after)
+            self.recovered.append({"subject": stage.name, "seed": seed, "attack": name, "metric": metric.name, **share})
+            run.say(
+                f"{metric.name} {after.value:.3f}"
+                + (f", {share['value']:.0%} of what was forgotten is back" if share["value"] is not None else "")
+            )
+
+    # ------------------------------------------------------------------ claims
+
+    def _claims(self) -> None:
+        claims = [claim.judge(self._values) for claim in self.resolved.recipe.expect]
+        self.record.write("claims.json", claims)
+        for claim in claims:
+            seen = "" if claim["observed"] is None else f", observed {claim['observed']:.4g}"
+            self._say(f"claim {claim['verdict']}: {claim['that']} {claim['needed']}{seen}")
+
+    def _values(self, path: str) -> list[float]:
+        name, _, quantity = path.partition(".")
+        if quantity == "seconds":
+            return [s["seconds"] for s in self.stages if s["name"] == name]
+        if quantity.startswith("recovered."):
+            attack, _, metric = quantity.removeprefix("recovered.").partition(".")
+            rows = [r for r in self.recovered if (r["subject"], r["attack"], r["metric"]) == (name, attack, metric)]
+        else:
+            rows = [r for r in self.measured if (r["subject"], r["attack"], r["name"]) == (name, None, quantity)]
+        return [r["value"] for r in rows if r["value"] is not None]
+
+    def _say(self, text: str) -> None:
+        if self.record.writes:
+            console.say(f"  {text}")
+            self.record.append("log.txt", text)
+
+
+def describe_method(stage: StageEntry) -> str:
+    """`npo + 1 x nll`: what a stage does, for tables."""
+    objective = getattr(stage.maker, "objective", None)
+    if objective is None:
+        on = getattr(stage.maker, "on", None)
+        return f"{stage.use} on {' + '.join(on)}" if on else stage.use
+    text = " + ".join(f"{w.weight:g} x {type(w.term).__name__} ({w.term.role})" for w in objective)
+    return text + (" with LoRA" if getattr(stage.maker, "lora", None) else "")
+
+
+def _shown(role: str, sample: Any) -> dict[str, Any]:
+    asked = sample.data.get("question", sample.data.get("prompt", ""))
+    expected = sample.data.get("answer", sample.data.get("text", ""))
+    return {"role": role, "id": sample.id, "question": asked, "expected": expected, "answers": {}}
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: the manifest says so, and the next run goes on."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit("terminated")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
