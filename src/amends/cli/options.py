@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from amends.core import catalog
+from amends.core.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sets = Annotated[
@@ -26,4 +27,10 @@ Trackers = Annotated[
 def add_plugins(files: list[Path] | None) -> None:
     """Adds the user's own specs to the catalog before a recipe is read."""
     for file in files or ():
-        catalog.add_file(file)
+        try:
+            catalog.add_file(file)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the user's own file raises
+            line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise UserError(f"--plugin {file}{line}: could not be imported ({type(error).__name__}: {error})") from None

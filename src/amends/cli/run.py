@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,16 +57,26 @@ def carry_out(resolved: Resolved, folder: Path, trackers: list[str], report: boo
     console.say(f"  writing to {folder}")
     try:
         folder = execute(resolved, folder, trackers=trackers)
-    finally:  # a run that failed has a report, too: what was computed, and why it ended
-        if report and is_main_process() and (folder / "manifest.json").is_file():
-            from amends.report.build import build
-
-            build(folder)
+    except BaseException:
+        if report and is_main_process():
+            _report_on_failure(folder)
+        raise
     if is_main_process():
+        from amends.report.build import build
         from amends.report.text import summary
 
         console.out(summary(folder))
         console.out(f"results: {folder}")
         if report:
-            console.out(f"report:  {folder / 'report.html'}")
+            console.out(f"report:  {build(folder)}")
     return folder
+
+
+def _report_on_failure(folder: Path) -> None:
+    """A run that ended early has a report, too; the error that ended it is the one that the user must see."""
+    from amends.report.build import build
+    from amends.runs.record import read_json
+
+    with suppress(Exception):
+        if read_json(folder / "manifest.json")["status"] != "running":  # another process's run is its own business
+            build(folder)

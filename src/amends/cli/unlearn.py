@@ -41,6 +41,8 @@ def unlearn(
 
     if epochs is not None and steps is not None:
         raise UserError("unlearn: give --epochs or --steps, not both")
+    if Path(model).expanduser().resolve() == out.expanduser().resolve():
+        raise UserError(f"--out {out}: this is the model's own folder, which would be overwritten; give another one")
     request = Request(
         model=model, forget=forget, retain=retain, neighbour=neighbour, holdout=holdout, method=method, epochs=epochs,
         steps=steps, lr=lr, batch=batch, lora=lora, budget=budget, until=until, seed=seed, attack=attack, dtype=dtype,
@@ -49,7 +51,7 @@ def unlearn(
     resolved = Resolved(build_recipe(tree), tree, None)
     if retain is None:
         console.say("  " + NO_RETAIN.format(n=num_anchor_rows()))
-    console.say(f"  {describe(tree)}")
+    console.say(f"  {describe(resolved.recipe)}")
     run = carry_out(resolved, out / "run", track or [], report=True)
     hand_over(run, method, out)
     console.out(f"model:   {out}  (AutoModelForCausalLM.from_pretrained)")

@@ -75,7 +75,7 @@ def build(cls: type[T], values: Any, at: str) -> T:
 
 def _part(hint: Any, value: Any, at: str) -> Any:
     part = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Part)), None)
-    if part is None or value is None:
+    if part is None:
         return value
     if not part.many:
         return build_use(part.kind, value, at)

@@ -7,7 +7,6 @@ name and is renamed, so a killed run leaves the last whole checkpoint.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], **state: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"state": json.dumps(state)})
-        os.replace(temporary, path)
+        temporary.replace(path)
     except Exception as error:  # safetensors wraps the OSError in its own type
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

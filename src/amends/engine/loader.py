@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -118,4 +118,4 @@ def _even(items: Sequence[Any], parts: int) -> list[Any]:
     """Cuts a list into `parts` pieces whose sizes differ by at most one."""
     size, extra = divmod(len(items), parts)
     ends = [size * i + min(i, extra) for i in range(parts + 1)]
-    return [items[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(ends)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -18,17 +19,23 @@ def interval(
 ) -> tuple[float, float]:  # fmt: skip
     """A 95 % percentile interval of `statistic(*samples, axis=-1)`, resampling rows (together when `paired`).
 
-    Fewer than two rows, or a statistic that does not vary, give an interval of no width around the value.
+    Fewer than two rows, or a statistic that does not vary, give an interval of no width around the value. Draws for which
+    the statistic is not defined (a ratio whose denominator vanishes) are left out.
     """
     value = float(statistic(*samples, axis=-1))
     if min(len(s) for s in samples) < 2:
         return value, value
-    result = stats.bootstrap(
-        tuple(samples), statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile",
-        rng=np.random.default_rng(stream_seed(seed, "bootstrap")),
-    )  # fmt: skip
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    return (low, high) if np.isfinite([low, high]).all() else (value, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # undefined draws, which are left out below
+        result = stats.bootstrap(
+            tuple(samples), statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile",
+            rng=np.random.default_rng(stream_seed(seed, "bootstrap")),
+        )  # fmt: skip
+    drawn = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
+    if not drawn.size or drawn.min() == drawn.max():
+        return value, value
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def mean_measurement(

@@ -82,7 +82,8 @@ def needed(plain: bool) -> tuple[str, ...]:
 
 
 def log_ratios(
-    evaluation: Evaluation, samples: Sequence[Sample], *, role: Role = "forget", mean: Average = "geometric", plain: bool = False,
+    evaluation: Evaluation, samples: Sequence[Sample], *, role: Role = "forget",
+    mean: Average = "geometric", plain: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """log R of each row, by id; finite for every model whose log-probabilities are. Raises UserError for a missing field."""
     gap = lacking(samples, needed(plain))

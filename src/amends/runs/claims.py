@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from amends.core.errors import UserError, nearest
 from amends.core.spec import spec
+
+Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @spec
@@ -21,9 +25,9 @@ class Claim:
 
     that: str
     """The quantity that is bounded."""
-    at_least: float | None = None
+    at_least: Bound | None = None
     """Lower bound, or a factor of `of`."""
-    at_most: float | None = None
+    at_most: Bound | None = None
     """Upper bound, or a factor of `of`."""
     of: str | None = None
     """The quantity that the bound is a factor of."""

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-
 from amends.core import yamls
 from amends.core.errors import UserError, nearest
 from amends.core.spec import build_use

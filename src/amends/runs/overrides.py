@@ -1,7 +1,8 @@
 """Two layers only: a recipe's file, then overrides. A profile is a named list of overrides, and so is `--set`.
 
 An override is `stages.npo.objective.0.beta=0.05`: dots go down, a number indexes a list, the value is YAML. The path
-must exist up to its last key, so that a typo is an error and not a silent new key; `stages.npo=` with nothing deletes.
+must exist up to its last key, so that a typo is an error and not a silent new key; `stages.npo=` with nothing deletes
+a key or an item of a list.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def _set(node: Any, keys: list[str], value: Any, where: str) -> None:
     for depth, key in enumerate(keys[:-1]):
         node = _down(node, key, where, ".".join(keys[:depth]))
     last = keys[-1]
-    if isinstance(node, dict):
-        if value is None and last in node:
-            del node[last]
-        else:
-            node[last] = value
-        return
-    node[_index(node, last, where)] = value
+    if value is None:
+        _down(node, last, where, ".".join(keys[:-1]))
+    at = last if isinstance(node, dict) else _index(node, last, where)
+    if value is None:
+        del node[at]
+    else:
+        node[at] = value
 
 
 def _down(node: Any, key: str, where: str, parent: str) -> Any:
@@ -63,6 +64,6 @@ def _down(node: Any, key: str, where: str, parent: str) -> Any:
 def _index(node: Any, key: str, where: str) -> int:
     if not isinstance(node, list):
         raise UserError(f"{where}: '{key}' goes below a plain value")
-    if not key.isdigit() or int(key) >= len(node):
-        raise UserError(f"{where}: '{key}' is not an index of a list of {len(node)}")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise UserError(f"{where}: '{key}' is not an index of a list of {len(node)}, which starts at 0")
     return int(key)

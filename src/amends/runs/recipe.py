@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import SkipValidation
+from pydantic import Field, SkipValidation
 
 from amends.core import fingerprint, yamls
 from amends.core.errors import UserError, nearest
@@ -73,7 +73,7 @@ class Recipe:
     """What the run asks; the report opens with it."""
     paper: Paper | None = None
     """Whose method it is."""
-    seeds: tuple[Natural, ...] = (0,)
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1)] = (0,)
     """Each seed is a replication of every stage that is not `once`."""
     data: Annotated[Any, Part("data"), SkipValidation]
     """Where rows come from."""
@@ -122,7 +122,7 @@ class Resolved:
 
     def as_yaml(self) -> str:
         """The resolved tree; running it again reproduces the run."""
-        return yaml.safe_dump(dict(self.tree), sort_keys=False, allow_unicode=True, width=120)
+        return yamls.dump(dict(self.tree))
 
 
 def packaged() -> dict[str, Path]:
@@ -168,17 +168,25 @@ def read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or 'malformed'})") from None
-    except (UnicodeDecodeError, RecursionError):
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except UnicodeDecodeError:
         raise UserError(f"{path}: not a YAML text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping with data, subject and stages")
     return {"name": path.stem, **tree}
 
 
 def build_recipe(tree: Mapping[str, Any]) -> Recipe:
-    """Builds every part of a plain tree."""
-    tree = dict(tree)
+    """Builds every part of a plain tree; a UserError is one line, whatever the names in the tree are."""
+    try:
+        return _build(dict(tree))
+    except UserError as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def _build(tree: dict[str, Any]) -> Recipe:
     for key in ("data", "subject", "stages"):
         if key not in tree:
             raise UserError(f"{key}: a recipe needs it")
@@ -186,10 +194,11 @@ def build_recipe(tree: Mapping[str, Any]) -> Recipe:
         if isinstance(tree.get(key), Mapping):
             tree[key] = build(cls, tree[key], key)
     stages = _stages(tree.pop("stages"))
-    claims = _list(tree.pop("expect", ()) or (), "expect")
+    claims = _list(tree.pop("expect", ()), "expect")
     expect = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(claims))
     recipe: Recipe = build(Recipe, {**tree, "stages": stages, "expect": expect}, "recipe")
     _check_names(recipe)
+    _check_attacks(recipe, given="attack_measure" in tree)
     return recipe
 
 
@@ -208,10 +217,14 @@ def _stages(tree: Any) -> tuple[StageEntry, ...]:
         start, once, kind = rest.pop("from", None), rest.pop("once", False), rest.pop("kind", None)
         maker = build_use("stages", rest, at)
         _check_start(at, maker, start, entries)
-        kind = kind or (name if name in ("original", "retrain") else "unlearned")
+        kind = (name if name in ("original", "retrain") else "unlearned") if kind is None else kind
         if kind not in ("original", "retrain", "unlearned"):
             raise UserError(f"{at}.kind: expected original, retrain or unlearned, got {kind!r}")
-        entries[name] = StageEntry(name, maker, str(rest["use"]), start, kind, bool(once))
+        if not isinstance(once, bool):
+            raise UserError(f"{at}.once: expected true or false, got {once!r}")
+        if once and start is not None and not entries[start].once:
+            raise UserError(f"{at}.once: its start, {start!r}, is made anew for each seed: set `once` there, too")
+        entries[name] = StageEntry(name, maker, str(rest["use"]), start, kind, once)
     return tuple(entries.values())
 
 
@@ -221,7 +234,7 @@ def _check_start(at: str, maker: Any, start: Any, earlier: Mapping[str, StageEnt
         raise UserError(f"{at}.from: {use} starts from another stage and compares with it: name an earlier one")
     if start is not None and maker.starts == "fresh":
         raise UserError(f"{at}.from: {use} starts from the subject itself: remove the key")
-    if start is not None and start not in earlier:
+    if start is not None and (not isinstance(start, str) or start not in earlier):
         raise UserError(f"{at}.from: no earlier stage is called {start!r}{nearest(str(start), earlier)}")
 
 
@@ -229,6 +242,10 @@ def _check_names(recipe: Recipe) -> None:
     stages = [s.name for s in recipe.stages]
     metrics = [m.name for m in recipe.measure]
     against = recipe.against
+    for key, names in (("seeds", recipe.seeds), ("measure", metrics), ("attack", [attack_name(a) for a in recipe.attack])):
+        twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+        if twice is not None:
+            raise UserError(f"{key}: {twice} stands twice; results are kept by this name")
     if against is not None and against not in stages:
         raise UserError(f"against: no stage is called {against!r}{nearest(against, stages)}")
     if against is None and "retrain" not in stages:
@@ -238,9 +255,26 @@ def _check_names(recipe: Recipe) -> None:
     for i, name in enumerate(recipe.headline):
         if name not in metrics:
             raise UserError(f"headline.{i}: nothing measured is called {name!r}{nearest(name, metrics)}")
-    attacks = [type(a).__name__.lower() for a in recipe.attack]
+    attacks = [attack_name(a) for a in recipe.attack]
     for i, claim in enumerate(recipe.expect):
         claim.check(f"expect.{i}", stages, metrics, attacks)
+
+
+def _check_attacks(recipe: Recipe, given: bool) -> None:
+    """What comes back is a share of what the original knew, row by row; a default list may name what is not measured."""
+    if recipe.attack and not any(s.kind == "original" for s in recipe.stages):
+        raise UserError("attack: no stage is the original to compare with: call one 'original', or set its `kind: original`")
+    metrics = {m.name: m for m in recipe.measure}
+    for i, name in enumerate(recipe.attack_measure if given else ()):
+        if name not in metrics:
+            raise UserError(f"attack_measure.{i}: nothing measured is called {name!r}{nearest(name, metrics)}")
+        if metrics[name].needs_reference:
+            raise UserError(f"attack_measure.{i}: {name} compares two models, so no share of it can come back")
+
+
+def attack_name(attack: Any) -> str:
+    """What results and claims call an attack."""
+    return type(attack).__name__.lower()
 
 
 def _list(value: Any, at: str) -> list[Any]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,13 +34,19 @@ _PACKAGES = (
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or nothing, under a temporary name first."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written ({error.strerror}); what was saved before is untouched") from None
 
 
@@ -116,9 +122,13 @@ class Folder:
 
     def append(self, name: str, line: str) -> None:
         """Adds one line and flushes it to the disk's cache."""
-        if self.writes:
+        if not self.writes:
+            return
+        try:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path / name}: could not be written ({error.strerror})") from None
 
 
 def now() -> str:

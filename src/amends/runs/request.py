@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amends.core.errors import UserError
-from amends.core.types import Sample
 from amends.data.text import read_rows
 from amends.data.text import resolve as resolve_path
 from amends.runs.methods import Method, find_method
+from amends.runs.recipe import Recipe
 
 ANCHOR = "package:shakespeare/retain.jsonl"
 """General questions that come with the library: the anchor where the user has no retain rows."""
@@ -48,9 +47,10 @@ class Request:
     max_new_tokens: int = 48
 
     def tree(self) -> dict[str, Any]:
-        """The recipe as plain YAML values. Reads the forget rows, to know what can be measured of them."""
+        """The recipe as plain YAML values. Reads the rows, to know what can be measured of them."""
         method = find_method(self.method)
-        answered = _answered(read_rows(self.forget, "forget"))
+        answered = self._answered()
+        local = Path(self.model).expanduser()
         lr = self.lr if self.lr is not None else method.lr["lora" if self.lora else "full"]
         return {
             "name": f"unlearn-{self.method}",
@@ -58,9 +58,9 @@ class Request:
             "question": f"Does {Path(self.model).name} forget the rows of {self.forget.name}, and what does that cost?",
             "seeds": [self.seed],
             "data": self._data(),
-            "subject": {"use": "hf", "name": self.model, "dtype": self.dtype},
+            "subject": {"use": "hf", "name": str(local.resolve()) if local.exists() else self.model, "dtype": self.dtype},
             "stages": {"original": {"use": "pretrained"}, self.method: self._stage(method, lr)},
-            "reading": {"max_new_tokens": self.max_new_tokens, "show": list(self._roles()) if answered else []},
+            "reading": {"max_new_tokens": self.max_new_tokens, "show": list(answered)},
             "measure": list(self._measures(answered)),
             "headline": [f"probability.{r}" for r in self._roles()] + ["extraction_strength.forget"],
             "attack": [{"use": "relearn", "steps": 10, "batch": self.batch, "optim": {"use": "adamw", "lr": 1e-5}}]
@@ -97,14 +97,23 @@ class Request:
         kept = ("retain",) if self.retain is None else ("retain_aside",)
         return ("forget", *kept, *(("neighbour",) if self.neighbour else ()))
 
-    def _measures(self, answered: bool) -> list[dict[str, Any]]:
+    def _answered(self) -> tuple[str, ...]:
+        """The roles whose every row asks something, so that answers can be generated and compared."""
+        files = {"forget": self.forget, "neighbour": self.neighbour}
+        kept = {"retain": resolve_path(ANCHOR)} if self.retain is None else {"retain_aside": self.retain}
+        rows = {role: read_rows(path, role) for role, path in {**files, **kept}.items() if path is not None}
+        if len(rows.get("retain_aside", "two")) < 2:
+            raise UserError(f"{self.retain}: give two rows or more: a fifth of them is set aside to measure on")
+        return tuple(role for role in self._roles() if all("answer" in row.data for row in rows[role]))
+
+    def _measures(self, answered: tuple[str, ...]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for role in self._roles():
             found.append({"use": "probability", "role": role})
-            if answered:
+            if role in answered:
                 found.append({"use": "rouge", "role": role})
         found += [{"use": "extraction_strength", "role": "forget"}, {"use": "exact_memorisation", "role": "forget"}]
-        if answered:
+        if "forget" in answered:
             found += [{"use": "fluency", "role": "forget"}, {"use": "repetition", "role": "forget"}]
         if self.holdout is not None:
             found += [{"use": "mia", "attack": a} for a in ("loss", "zlib", "min_k", "min_k_plus_plus")]
@@ -113,7 +122,10 @@ class Request:
 
 def hand_over(run: Path, method: str, out: Path) -> None:
     """Puts the unlearned model and the report where the user asked for them; hard links where the disk allows it."""
-    model = next((run / "stages").glob(f"*-{method}")) / "model"
+    stage = next((run / "stages").glob(f"*-{method}"), None)
+    if stage is None:
+        raise UserError(f"{run}: no stage is called '{method}', so there is no model to put into {out}")
+    model = stage / "model"
     for source in sorted(model.iterdir()):
         _link(source, out / source.name)
     if (run / "report.html").is_file():
@@ -131,20 +143,14 @@ def _link(source: Path, target: Path) -> None:
         raise UserError(f"{target}: could not be written ({error.strerror}); the model lies in {source.parent}") from None
 
 
-def _answered(rows: tuple[Sample, ...]) -> bool:
-    """Whether every row asks something, so that answers can be generated and compared."""
-    return all("answer" in row.data for row in rows)
-
-
 def num_anchor_rows() -> int:
     """How many general questions stand in for a retain file."""
     return len(read_rows(resolve_path(ANCHOR), "retain"))
 
 
-def describe(tree: Mapping[str, Any]) -> str:
-    """One line: what will be done."""
-    name = next(s for s in tree["stages"] if s != "original")
-    stage = tree["stages"][name]
-    how = f"LoRA of rank {stage['lora']['rank']}" if "lora" in stage else "all weights"
-    length = f"{stage['steps']} steps" if "steps" in stage else f"up to {stage['epochs']} epochs"
-    return f"{name}, {how}, learning rate {stage['optim']['lr']:g}, {length}"
+def describe(recipe: Recipe) -> str:
+    """One line: what will be done, `--set`s included."""
+    stage = recipe.stages[-1]
+    how = f"LoRA of rank {stage.maker.lora.rank}" if stage.maker.lora else "all weights"
+    length = f"{stage.maker.steps} steps" if stage.maker.steps else f"up to {stage.maker.epochs} epochs"
+    return f"{stage.name}, {how}, learning rate {stage.maker.optim.lr:g}, {length}"

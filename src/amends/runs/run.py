@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -24,10 +25,16 @@ from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
 from amends.runs import console, track
-from amends.runs.recipe import Resolved, StageEntry
-from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions
+from amends.runs.recipe import Resolved, StageEntry, attack_name
+from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
 from amends.runs.stages import (
-    Done, StageRun, load_reading, load_weights, save_reading, start_over, weights_print,
+    Done,
+    StageRun,
+    load_reading,
+    load_weights,
+    save_reading,
+    start_over,
+    weights_print,
 )  # fmt: skip
 
 
@@ -57,7 +64,8 @@ def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = ()) -
             run.go(trackers)
         except BaseException as error:
             cancelled = isinstance(error, (KeyboardInterrupt, SystemExit))
-            record.update(status="cancelled" if cancelled else "failed", error=f"{type(error).__name__}: {error}")
+            with contextlib.suppress(UserError):  # a full disk must not hide what went wrong first
+                record.update(status="cancelled" if cancelled else "failed", error=f"{type(error).__name__}: {error}")
             raise
     return folder
 
@@ -90,10 +98,12 @@ class _Run:
 
     def _begin(self) -> None:
         recipe = self.resolved.recipe
+        before = self.record.manifest if self.record.manifest.get("recipe_hash") == self.resolved.hash else {}
         if self.record.writes:
-            (self.record.path / "recipe.yaml").write_text(self.resolved.as_yaml(), encoding="utf-8")
+            write_text(self.record.path / "recipe.yaml", self.resolved.as_yaml())
         self.record.update(
-            schema=SCHEMA, name=recipe.name, title=recipe.title, question=recipe.question, profile=self.resolved.profile or self.record.manifest.get("profile"),
+            schema=SCHEMA, name=recipe.name, title=recipe.title, question=recipe.question,
+            profile=self.resolved.profile or before.get("profile"),
             paper=fingerprint.plain(recipe.paper), status="running", error=None, argv=sys.argv[1:],
             recipe_hash=self.resolved.hash, seeds=list(recipe.seeds), git=git_state(), versions=versions(),
             device=str(self.world.device), processes=self.world.world, platform=platform.platform(),
@@ -162,7 +172,7 @@ class _Run:
         if done is None:
             subject, done = self._make(stage, seed, key, folder, run)
         elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
-            run.say("taken from an earlier run of this folder")
+            run.say("made before, taken as it is")
         self.readings[stage.name] = self._read(stage, seed, subject, key, folder / "reading.json.gz", run)
         self._record_stage(stage, effective, done, cached)
 
@@ -187,6 +197,8 @@ class _Run:
     @staticmethod
     def _save(subject: Any, folder: Path) -> None:
         temporary = folder.with_name("model.tmp")
+        for leftover in (temporary, folder):  # of a process that was killed before it could mark the stage as made
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             subject.save(temporary)
             temporary.replace(folder)
@@ -242,7 +254,7 @@ class _Run:
             return
         known = evaluation.known_answers()
         for role in self.resolved.recipe.reading.show:
-            for sample in self.data[role] if role in self.data else ():
+            for sample in self.data.roles.get(role, ()):
                 if sample.id in known:
                     row = self.answers.setdefault((role, sample.id), _shown(role, sample))
                     row["answers"][name] = known[sample.id]
@@ -275,7 +287,7 @@ class _Run:
         recipe = self.resolved.recipe
         if stage.once and seed != recipe.seeds[0]:
             return
-        name = type(attack).__name__.lower()
+        name = attack_name(attack)
         metrics = [m for m in recipe.measure if m.name in recipe.attack_measure]
         folder = self._folder(stage, number, seed, f".{name}")
         key = fingerprint.of(self.keys[stage.name], attack, [m.name for m in metrics])
@@ -348,7 +360,8 @@ def describe_method(stage: StageEntry) -> str:
 def _shown(role: str, sample: Any) -> dict[str, Any]:
     asked = sample.data.get("question", sample.data.get("prompt", ""))
     expected = sample.data.get("answer", sample.data.get("text", ""))
-    return {"role": role, "id": sample.id, "question": asked, "expected": expected, "answers": {}}
+    row: dict[str, Any] = {"role": role, "id": sample.id, "question": asked, "expected": expected, "answers": {}}
+    return row | ({"keys": list(sample.data["keys"])} if "keys" in sample.data else {})
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from amends.core import fingerprint
+from amends.core.errors import UserError
 from amends.core.rng import rng
 from amends.metrics.evaluation import Evaluation, Tokens
 from amends.runs import console
-from amends.runs.record import Folder, read_json, write_json, write_text
+from amends.runs.record import Folder, read_json, write_bytes, write_json, write_text
 
 
 @dataclass
@@ -104,6 +105,8 @@ def load_weights(subject: Any, folder: Path) -> None:
     from safetensors.torch import load_file
 
     state = {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
+    if not state:
+        raise UserError(f"{folder}: the weights are gone; remove {folder.parent} to have the stage made again")
     result = subject.module.load_state_dict(state, strict=False)
     tied = set(getattr(subject.module, "_tied_weights_keys", None) or ())
     lost = [k for k in result.missing_keys if k not in tied]
@@ -115,9 +118,7 @@ def save_reading(evaluation: Evaluation, path: Path, key: str) -> None:
     """Keeps token tables and answers, so that measuring again needs no model."""
     tokens = {i: {k: v.tolist() for k, v in _columns(t).items()} for i, t in evaluation._tokens.items()}
     text = json.dumps({"key": key, "tokens": tokens, "answers": evaluation._answers})
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(gzip.compress(text.encode(), compresslevel=3, mtime=0))
-    temporary.replace(path)
+    write_bytes(path, gzip.compress(text.encode(), compresslevel=3, mtime=0))
 
 
 def load_reading(evaluation: Evaluation, path: Path, key: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import SkipValidation
 
+from amends.core.errors import UserError
 from amends.core.protocols import Context
 from amends.core.spec import Count, Part, Weighted, spec
 from amends.core.types import Role
@@ -51,5 +52,6 @@ class Train:
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
         """Cross-entropy on the union of the roles; raises UserError for a role the data does not have."""
-        data.together(self.on)
+        if not data.together(self.on):
+            raise UserError("on: give at least one role with rows to train on")
         return (Weighted(term=NLL(role="train")),)

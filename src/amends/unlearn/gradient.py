@@ -70,8 +70,12 @@ class Gradient:
         return self.epochs * -(-len(data[self.objective[0].term.role]) // self.batch)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
-        """The objective; raises UserError for a role or an alternative that the data does not have."""
+        """The objective; raises UserError for a role (of a guard, too) or an alternative that the data does not have."""
+        if not self.objective:
+            raise UserError("objective: give at least one term")
         self.num_steps(data)
+        for guard in self.guards:
+            data[guard.role]
         for weighted in self.objective:
             rows = data[weighted.term.role]
             if Need.ALTERNATIVE in weighted.term.needs and any(s.id not in data.alternatives for s in rows):
