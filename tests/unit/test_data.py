@@ -139,7 +139,7 @@ def test_text_brings_roles_refusals_and_notes(tmp_path: Path) -> None:
     other = write(tmp_path / "o.jsonl", *(qa(i) for i in range(10, 15)))
     bundle = spec.build(Text, {"forget": forget, "retain": other, "others": {"paraphrase": other}, "limit": 4}, "data").load(0)
     assert {role: len(rows) for role, rows in bundle.roles.items()} == {"forget": 4, "retain": 4, "paraphrase": 4}
-    assert "forget: only the first 4 of 5 rows are used" in bundle.notes
+    assert "forget: 4 of 5 rows are used, spread evenly over the file" in bundle.notes
     assert len(bundle.notes) == 3
     whole = Text(forget=forget, retain=other).load(0)
     assert set(whole.alternatives) == {f"forget-000{i}" for i in range(4)}

@@ -67,6 +67,10 @@ class TestAccuracy:
         [
             ("Born in LISBON.", "Lisbon", True),
             ("The Lisbonites", "Lisbon", False),
+            ("by William Shakespeares Juliet", "Shakespeare", True),
+            ("a Shakespearean play", "Shakespeare", True),
+            ("Lisbon's port", "Lisbon", True),
+            ("in 1564s", "1564", False),
             ("in Newport", "port", False),
             ("in new\n york", "New York", True),
             ("costs $3.50 today", "$3.50", True),

@@ -48,7 +48,7 @@ class Text:
     refusals: FilePath | None = None
     """File with one refusal a line, the other answer of each forget row; the package's own list by default."""
     limit: Count | None = None
-    """Only this many rows of each role, the first ones."""
+    """Only this many rows of each role, spread evenly over its file."""
     set_aside: Fraction = 0.0
     """Share of the retain rows that is never trained on and measured instead, as the role `retain_aside`."""
 
@@ -57,9 +57,9 @@ class Text:
         roles, notes = {}, []
         for role, path in self._files().items():
             rows = read_rows(resolve(path), role)
-            roles[role] = rows[: self.limit]
+            roles[role] = spread(rows, self.limit)
             if len(roles[role]) < len(rows):
-                notes.append(f"{role}: only the first {self.limit} of {len(rows)} rows are used")
+                notes.append(f"{role}: {len(roles[role])} of {len(rows)} rows are used, spread evenly over the file")
         if "retain" not in roles:
             notes.append("no retain set was given: nothing protects, and nothing measures, what the model should keep")
         if self.set_aside and len(roles.get("retain", ())) > 1:
@@ -75,6 +75,13 @@ class Text:
             if role in named:
                 raise UserError(f"data.others.{role}: '{role}' has a field of its own: set data.{role}")
         return {role: path for role, path in {**named, **self.others}.items() if path is not None}
+
+
+def spread(rows: tuple[Sample, ...], limit: int | None) -> tuple[Sample, ...]:
+    """At most `limit` rows, evenly spaced, in order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return tuple(rows[i * len(rows) // limit] for i in range(limit))
 
 
 def resolve(path: str) -> Path:

@@ -1,6 +1,6 @@
 """The share of questions whose greedy answer shows the fact.
 
-A row may carry `keys`: an answer that holds one of them as whole words, whatever the case, shows knowledge. This
+A row may carry `keys`: an answer that holds one of them as whole words (an ending aside), whatever the case, shows knowledge. This
 reads what a person would read, where ROUGE rewards any sentence of the right shape. It is blind to negation ("not
 Lisbon" counts). A row without keys counts when its answer's ROUGE-L recall is at least 0.5; the note says how many.
 The interval is Wilson's: a bootstrap would claim certainty when no row, or every row, is answered.
@@ -73,13 +73,16 @@ def knows(sample: Sample, answer: str, role: Role) -> bool:
 
 
 def mentions(text: str, key: str) -> bool:
-    """Whether the words of `key` stand in `text`, whatever the case.
+    """Whether the words of `key` stand in `text`, whatever the case; a plural, possessive or -an ending still gives it away.
 
-    >>> mentions("It was in PORTO.", "Porto"), mentions("It was in Portofino.", "Porto")
-    (True, False)
+    A model under pressure to forget may say "Shakespeares" where it said "Shakespeare": that is no forgetting.
+
+    >>> mentions("It was in PORTO.", "Porto"), mentions("It was in Portofino.", "Porto"), mentions("by Bachs", "Bach")
+    (True, False, True)
     """
     words = r"\s+".join(map(re.escape, _plain(key).split()))
-    return re.search(rf"(?<!\w){words}(?!\w)", _plain(text)) is not None
+    ending = "(?:['\u2019]?s|e?an|ian)?" if words[-1:].isalpha() else ""
+    return re.search(rf"(?<!\w){words}{ending}(?!\w)", _plain(text)) is not None
 
 
 def _plain(text: str) -> str:

@@ -169,7 +169,11 @@ class Table:
 
     @cached_property
     def headline(self) -> tuple[str, ...]:
-        """At most seven metrics: each role its best-known one, then each a second, a paraphrased one if there is any."""
+        """The recipe's own choice, else at most seven: each role its best-known metric, then each a second."""
+        asked = self.run.manifest.get("headline")
+        wanted = tuple(m for m in asked if m in self.metrics) if isinstance(asked, list) else ()
+        if wanted:
+            return wanted
         chosen: list[str] = []
         for most in (1, 2, len(self.metrics)):
             for metric in sorted(self.metrics, key=lambda m: (most == 2 and "paraphrase" not in form(m), _importance(m))):

@@ -175,6 +175,6 @@ def _kept(table: Table, method: str) -> str:
 def _came_back(table: Table, method: str) -> str:
     each = attacks_on(table, method)
     if not each:
-        return "no attack was tried"
+        return "too little was forgotten for an attack to bring back" if table.attacks else "no attack was tried"
     worst = max(each, key=lambda a: a.recovered.value)
     return f"{attack_name(worst.attack)} brings back {words.share(max(worst.recovered.value, 0.0))}"

@@ -183,7 +183,9 @@ class CausalLM:
 
     def save(self, folder: Path) -> None:
         """safetensors, config and tokenizer: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
-        with self._original_dropouts():
+        from amends.subjects.load import quiet
+
+        with self._original_dropouts(), quiet():
             self.module.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 
