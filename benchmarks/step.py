@@ -165,7 +165,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, list[Clock]], dict[s
     if apart > 1e-4:
         sys.exit(f"error: fit and the bare loop did not train the same model: weights are {apart:.1e} apart")
     encoded = [subject.encode(s) for role in ROLES for s in data[role]]
-    setting["tokens"] = f"{sum(e.size for e in encoded)} ({sum(int(e.tensors['supervised'].sum()) for e in encoded)} supervised)"
+    setting["tokens"] = (
+        f"{sum(e.size for e in encoded)} ({sum(int(e.tensors['supervised'].sum()) for e in encoded)} supervised)"
+    )
     return {"fit": run.steps, **times}, setting
 
 

@@ -109,11 +109,12 @@ def _built_in(kind: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _from_entry_points(kind: str) -> list[Entry]:
-    return [
+@cache  # reads the metadata of every installed package
+def _from_entry_points(kind: str) -> tuple[Entry, ...]:
+    return tuple(
         Entry(kind, point.name, f"from {point.value}", point.value, point.load)
         for point in importlib.metadata.entry_points(group=f"amends.{kind}")
-    ]
+    )
 
 
 def _loader(module: str, name: str) -> Callable[[], type]:

@@ -47,8 +47,8 @@ class Text:
     """Files of further roles by the role's name."""
     refusals: FilePath | None = None
     """File with one refusal a line, the other answer of each forget row; the package's own list by default."""
-    limit: Count | None = None
-    """Only this many rows of each role, spread evenly over its file."""
+    limit: Count | dict[str, Count] | None = None
+    """Only this many rows of each role, or of the roles named, spread evenly over the file."""
     set_aside: Fraction = 0.0
     """Share of the retain rows that is never trained on and measured instead, as the role `retain_aside`."""
 
@@ -57,7 +57,7 @@ class Text:
         roles, notes = {}, []
         for role, path in self._files().items():
             rows = read_rows(resolve(path), role)
-            roles[role] = spread(rows, self.limit)
+            roles[role] = spread(rows, self.limit.get(role) if isinstance(self.limit, dict) else self.limit)
             if len(roles[role]) < len(rows):
                 notes.append(f"{role}: {len(roles[role])} of {len(rows)} rows are used, spread evenly over the file")
         if "retain" not in roles:

@@ -1,6 +1,6 @@
 """The share of questions whose greedy answer shows the fact.
 
-A row may carry `keys`: an answer that holds one of them as whole words (an ending aside), whatever the case, shows knowledge. This
+A row may carry `keys`: an answer that holds one as whole words (an ending aside), whatever the case, shows knowledge. This
 reads what a person would read, where ROUGE rewards any sentence of the right shape. It is blind to negation ("not
 Lisbon" counts). A row without keys counts when its answer's ROUGE-L recall is at least 0.5; the note says how many.
 The interval is Wilson's: a bootstrap would claim certainty when no row, or every row, is answered.

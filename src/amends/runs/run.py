@@ -173,7 +173,7 @@ class _Run:
             subject, done = self._make(stage, seed, key, folder, run)
         elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
             run.say("made before, taken as it is")
-        self.readings[stage.name] = self._read(stage, seed, subject, key, folder / "reading.json.gz", run)
+        self.readings[stage.name] = self._read(stage, seed, subject, folder / "reading.json.gz", run)
         self._record_stage(stage, effective, done, cached)
 
     def _make(self, stage: StageEntry, seed: int, key: str, folder: Path, run: StageRun) -> tuple[Any, Done]:
@@ -221,9 +221,10 @@ class _Run:
 
     # ------------------------------------------------------------------ reading and measuring
 
-    def _read(self, stage: StageEntry, seed: int, subject: Any, key: str, path: Path, run: StageRun) -> Evaluation:
+    def _read(self, stage: StageEntry, seed: int, subject: Any, path: Path, run: StageRun) -> Evaluation:
         """Everything the measurements need of a model, computed while it is in memory; afterwards no model is needed."""
         reading = self.resolved.recipe.reading
+        key = fingerprint.of(self.keys[stage.name], self.resolved.recipe.measure, reading)
         evaluation = Evaluation(
             subject, self.data, self.resolved.recipe.seeds[0], reading.max_new_tokens, reading.batch_size, run
         )
@@ -290,7 +291,7 @@ class _Run:
         name = attack_name(attack)
         metrics = [m for m in recipe.measure if m.name in recipe.attack_measure]
         folder = self._folder(stage, number, seed, f".{name}")
-        key = fingerprint.of(self.keys[stage.name], attack, [m.name for m in metrics])
+        key = fingerprint.of(self.keys[stage.name], attack, metrics, recipe.reading)
         if self.record.writes:
             start_over(folder, key)
         self.world.barrier()

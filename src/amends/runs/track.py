@@ -29,7 +29,7 @@ class Mirror:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()  # accelerate's trackers ask it which process they are in
-        cls = LOGGER_TYPE_TO_CLASS[name]
+        cls: Any = LOGGER_TYPE_TO_CLASS[name]
         self._tracker = cls(project, str(folder / "track")) if cls.requires_logging_directory else cls(project)
         if hasattr(self._tracker, "start"):
             self._tracker.start()

@@ -52,6 +52,17 @@ class _OnSupervised(nn.Module):
         return self.model.generate(**options)  # type: ignore[operator]
 
 
+def silenced(config: Any) -> dict[str, float]:
+    """Sets every dropout rate of a config to 0 and returns what they were.
+
+    A ratio of likelihoods is noise at the start when the policy drops units and the cached reference did not.
+    """
+    rates = {key: rate for key in _DROPOUTS if (rate := getattr(config, key, None))}
+    for key in rates:
+        setattr(config, key, 0.0)
+    return rates
+
+
 class CausalLM:
     """A causal language model with its tokenizer.
 
@@ -70,7 +81,8 @@ class CausalLM:
         self.tokenizer = tokenizer
         context = getattr(module.config, "max_position_embeddings", None)
         self.max_length = min(x for x in (max_length, context, 1 << 30) if x)
-        self.dropouts = {k: getattr(module.config, k) for k in _DROPOUTS if getattr(module.config, k, None)}
+        self.dropouts: Mapping[str, float] = {}
+        """Rates that `silenced` took out of the config; they go back in when the model is saved."""
         self.call: nn.Module = _OnSupervised(module)
 
     def adopt(self, call: nn.Module) -> None:

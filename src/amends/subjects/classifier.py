@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amends.core.types import Batch, Encoded, Likelihood, Sample
 from amends.subjects.distributions import Categorical
+from amends.subjects.images import encode_image, one_each, save_module, stack
 
 
 class Classifier:
@@ -29,16 +29,15 @@ class Classifier:
 
     def encode(self, sample: Sample) -> Encoded:
         """The image and its label as tensors."""
-        image = torch.as_tensor(sample.data["image"], dtype=torch.float32)
-        return Encoded(sample.id, {"image": image, "label": torch.tensor(int(sample.data["label"]))}, 1)
+        return encode_image(sample)
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         """Stacks the rows; images have one size."""
-        return Batch(tuple(r.id for r in rows), {k: torch.stack([r.tensors[k] for r in rows]) for k in ("image", "label")})
+        return stack(rows)
 
     def count(self, batch: Batch) -> Tensor:
         """One term a row."""
-        return torch.ones(len(batch), dtype=torch.long, device=batch["label"].device)
+        return one_each(batch)
 
     def draw(self, batch: Batch, rng: torch.Generator) -> Batch:
         """Nothing is random here; augmentation belongs to the data."""
@@ -51,5 +50,4 @@ class Classifier:
 
     def save(self, folder: Path) -> None:
         """The weights as safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, folder / "model.safetensors")
+        save_module(self.module, folder)

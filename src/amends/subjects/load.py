@@ -18,7 +18,7 @@ from amends.core import fingerprint
 from amends.core.errors import UserError
 from amends.core.spec import Count, spec
 from amends.data.bundle import Bundle
-from amends.subjects.causal_lm import CausalLM
+from amends.subjects.causal_lm import CausalLM, silenced
 
 
 @spec
@@ -49,17 +49,23 @@ class HF:
         return self._open(self.name)
 
     def _open(self, where: str) -> CausalLM:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(where, **options)
-                module = AutoModelForCausalLM.from_pretrained(where, dtype=self.dtype, use_safetensors=True, **options)
+                config = AutoConfig.from_pretrained(where, **options)
+                rates = silenced(config)
+                module = AutoModelForCausalLM.from_pretrained(
+                    where, config=config, dtype=self.dtype, use_safetensors=True, **options
+                )
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().split("\n")[0]
             raise UserError(f"{self.name}: could not be loaded as a causal language model ({first})") from None
-        return CausalLM(module.eval(), tokenizer, self.max_length)
+        subject = CausalLM(module.eval(), tokenizer, self.max_length)
+        subject.dropouts = rates
+        return subject
 
 
 @spec
