@@ -185,7 +185,8 @@ class Table:
     @cached_property
     def target(self) -> str | None:
         """The metric that forgetting is read from."""
-        return next((m for m in sorted(self.metrics, key=_importance) if role(m) == "forget"), None)
+        asked = [m for m in self.headline if role(m) == "forget"] if self.run.manifest.get("headline") else []
+        return next(iter([*asked, *(m for m in sorted(self.metrics, key=_importance) if role(m) == "forget")]), None)
 
     @cached_property
     def keeping(self) -> str | None:

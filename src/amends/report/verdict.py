@@ -75,14 +75,16 @@ def verdict(run: RunData, table: Table) -> Verdict:
     if not sentences:
         return Verdict("No method left a number, so nothing can be said about forgetting.", (), trouble)
     best = _best(table)
+    what = _OWNERS.get(role(table.keeping or ""), words.plain(table.keeping or ""))
     if best is None:
-        lead = f"None of {len(sentences)} methods kept {words.share(KEPT)} of what they should keep: "
-        first, *rest = sentences.values()
-        return Verdict((lead if len(sentences) > 1 and table.keeping else "") + first, tuple(rest), trouble)
+        first = max(sentences, key=lambda m: kept_share(table, m) or 0.0)
+        rest = tuple(s for m, s in sentences.items() if m != first)
+        lead = f"None of {len(sentences)} methods kept {words.share(KEPT)} of {what}; {first} kept most"
+        several = len(sentences) > 1 and table.keeping
+        return Verdict(lead + sentences[first].removeprefix(first) if several else sentences[first], rest, trouble)
     others = tuple(s for m, s in sentences.items() if m != best)
     if not others:
         return Verdict(sentences[best], (), trouble)
-    what = _OWNERS.get(role(table.keeping or ""), words.plain(table.keeping or ""))
     lead = f"Of {len(sentences)} methods, {best} forgets most while keeping at least {words.share(KEPT)} of {what}"
     return Verdict(lead + sentences[best].removeprefix(best), others, trouble)
 
