@@ -13,6 +13,7 @@ demo: $(VENV)/.lm                ## a real language model forgets a real subject
 
 test: $(VENV)/.dev browser lint types layers   ## everything that must hold before a commit
 	$(RUN) pytest -n 2 -m "not slow"
+	@echo "all checks passed; nothing was left behind but $(VENV)"
 
 test-slow: $(VENV)/.dev browser  ## the tests that take minutes
 	$(RUN) pytest -m slow
