@@ -165,6 +165,22 @@ def test_running_statistics_and_dropout_survive_a_resume(classifier_world: Any, 
     assert_same(weights(straight), weights(resumed))
 
 
+def test_dropout_depends_on_the_runs_seed_and_not_on_torchs(classifier_world: Any) -> None:
+    """The rate is so small and the batch so whole that values differ by the drawn masks alone."""
+
+    def values(seed: int, torchs: int) -> list[float]:
+        memory = Memory(seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            subject = normed()
+            torch.manual_seed(torchs)
+            fit(subject, [Weighted(term=NLL())], classifier_world.data, steps=3, optim=SGD(lr=1e-9), batch=12, run=memory)
+        return [line["loss"] for line in memory.logged]
+
+    assert values(0, 1) == values(0, 2)
+    assert len({round(v, 5) for v in values(0, 1)}) == 3, "each step has masks of its own"
+    assert values(0, 1) != values(1, 1)
+
+
 def test_a_fit_moves_no_global_stream(classifier_world: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
@@ -337,21 +353,21 @@ def test_the_noise_of_a_row_is_the_same_for_any_cut_and_with_or_without_alternat
     alternatives = {s.id: s.with_("other", label=1) for s in rows}
     subject = TinyDenoiser().load(Bundle({}), 0)
 
-    def drawn(**options: Any) -> dict[str, tuple[float, float]]:
-        cut = [m for r in range(options.pop("world", 1)) for m in Loader(
-            subject, "forget", rows, options.get("alternatives"), rows=6, seed=0, micro=options.get("micro"), rank=r,
-            world=options.get("of", 1),
-        ).at(4)]  # fmt: skip
-        return {
-            i: (float(m.batch["level"][k]), float(m.batch["noise"][k].sum())) for m in cut for k, i in enumerate(m.batch.ids)
-        }
+    def drawn(alternatives: Any, step: int = 4, micro: int | None = None, world: int = 1) -> dict[str, tuple[float, float]]:
+        values = {}
+        for rank in range(world):
+            loader = Loader(subject, "forget", rows, alternatives, rows=6, seed=0, micro=micro, rank=rank, world=world)
+            for batch in (piece.batch for piece in loader.at(step)):
+                values |= {i: (float(batch["level"][k]), float(batch["noise"][k].sum())) for k, i in enumerate(batch.ids)}
+        return values
 
     whole = drawn(alternatives=None)
     assert drawn(alternatives=None, micro=1) == whole
-    assert drawn(alternatives=None, world=2, of=2) == whole
+    assert drawn(alternatives=None, world=2) == whole
     paired = drawn(alternatives=alternatives, micro=2)
     assert {i: v for i, v in paired.items() if i in whole} == whole
     assert all(paired[f"{i}/other"] == value for i, value in whole.items())
+    assert len({*whole.values(), *drawn(alternatives=None, step=5).values()}) == 12, "noise is fresh for each row and step"
 
 
 def test_batches_of_similar_length_need_less_padding(lm_world: Any) -> None:

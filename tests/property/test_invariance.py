@@ -23,9 +23,9 @@ from amends.subjects.tiny import TinyLM
 from amends.terms.npo import NPO
 
 TERMS = [entry.load()(role="forget") for entry in catalog.list_kind("terms")]
-WORDS = st.lists(st.sampled_from(["red", "house", "Lisbon", "quite", "old", "zebra", "x"]), min_size=1, max_size=12).map(
-    " ".join
-)
+WORDS = st.lists(
+    st.sampled_from(["red", "house", "Lisbon", "quite", "old", "zebra", "x", "<|end|>"]), min_size=1, max_size=12
+).map(" ".join)
 ROWS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5)
 
 

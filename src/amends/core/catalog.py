@@ -24,7 +24,7 @@ from amends.core.errors import UserError, nearest
 
 PLACES: dict[str, tuple[str, ...]] = {
     "data": ("data/*.py",),
-    "models": ("subjects/*.py",),
+    "models": ("subjects/tiny.py", "subjects/load.py"),
     "stages": ("train/*.py", "unlearn/*.py"),
     "terms": ("terms/*.py",),
     "edits": ("edits/*.py",),
@@ -134,7 +134,7 @@ def _specs_in(file: Path) -> list[tuple[str, str]]:
 def _public(class_name: str, stem: str) -> str:
     if normal(class_name) == normal(stem):
         return stem
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z]{2}|[A-Z][a-z])", "_", class_name).lower()
 
 
 def _singular(kind: str) -> str:
