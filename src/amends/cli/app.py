@@ -42,6 +42,12 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        remedy = doctor.OPTIONAL.get(str(error.name).partition(".")[0])
+        if remedy is None:
+            raise
+        sys.stderr.write(f"error: {error.name} is not installed, and this needs it: {remedy}\n")
+        sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone
         sys.exit(0)
 

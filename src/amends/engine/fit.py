@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,8 +24,8 @@ from amends.core.rng import stream_seed
 from amends.core.spec import Weighted
 from amends.core.types import Role
 from amends.data.bundle import Bundle
-from amends.engine import checkpoint
 from amends.engine.guards import Guard, bf16_share_moving, every_kth
+from amends.engine.keeper import Keeper
 from amends.engine.loader import Loader
 from amends.engine.parallel import Parallel
 from amends.engine.score import nll_by_id
@@ -95,7 +94,6 @@ class _Loop:
     parallel: Parallel
     run: Context
     memory: list[dict[str, Any]] = field(default_factory=list)
-    best: tuple[int, dict[str, Tensor]] | None = None
 
     # ------------------------------------------------------------------ before the first step
 
@@ -116,10 +114,8 @@ class _Loop:
         if not self.params:
             self.finish()
             raise UserError("nothing to train: every parameter is frozen")
-        saved = self.subject.module.state_dict()
-        buffers = {f"b|{n}": b for n, b in self.subject.module.named_buffers() if n in saved}
-        self.weights = {f"w|{n}": p for n, p in self.params.items()} | buffers
         self.optimiser = self.optim.make(self.params)
+        self.keeper = Keeper.of(self.run, self.parallel, self.subject.module, self.params, self.optimiser)
         self.memory = [{} for _ in self.guards]
         self._warn_bf16()
 
@@ -164,9 +160,9 @@ class _Loop:
 
     def run_all(self, checkpoint_every: int | None) -> Outcome:
         began = time.perf_counter()
-        step, stopped = self._resume()
+        step, self.memory, stopped = self.keeper.resume() or (0, self.memory, None)
         if step == 0:
-            self._forget_best()
+            self.keeper.forget_best()
             self._log_gradient_ratio()
             stopped = self._look(0)
         with self.run.progress("training", self.steps) as bar:
@@ -180,10 +176,10 @@ class _Loop:
                     bar.advance(1, loss=values["loss"])
                     stopped = self._look(step)
                 if checkpoint_every and self.run.folder and (step % checkpoint_every == 0 or stopped):
-                    self._save(step, stopped)
+                    self.keeper.save(step, self.memory, stopped)
         if stopped:
             self.run.say(stopped)
-            self._restore_best()
+            self.keeper.restore_best()
         return Outcome(step, stopped, time.perf_counter() - began)
 
     def _step(self, step: int) -> dict[str, float]:
@@ -283,64 +279,8 @@ class _Loop:
         ]
         spoilt = next((v.stop for v in verdicts if v.stop and not v.keep), None)
         if any(v.keep for v in verdicts) and spoilt is None:
-            self._keep_best(step)
+            self.keeper.keep_best(step)
         return spoilt or next((v.stop for v in verdicts if v.stop), None)
-
-    def _keep_best(self, step: int) -> None:
-        if self.run.folder:
-            self._write(self.run.folder / "best.safetensors", self.weights, step=step)
-        else:
-            self.best = step, {k: self.parallel.full(v.detach()).clone() for k, v in self.weights.items()}
-
-    def _forget_best(self) -> None:
-        if self.run.folder and self.parallel.is_main:
-            (self.run.folder / "best.safetensors").unlink(missing_ok=True)
-
-    def _restore_best(self) -> None:
-        path = self.run.folder / "best.safetensors" if self.run.folder else None
-        if path and path.is_file():
-            tensors, state = checkpoint.load(path)
-            self.best = state["step"], tensors
-        if self.best:
-            self._put(self.best[1])
-            self.run.say(f"kept the weights of step {self.best[0]}")
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def _save(self, step: int, stopped: str | None) -> None:
-        moments = {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.params).items()}
-        self._write(self._path(), self.weights | moments, step=step, memory=self.memory, stopped=stopped)
-
-    def _write(self, path: Path, tensors: dict[str, Tensor], **state: Any) -> None:
-        whole = {k: self.parallel.full(v.detach()) for k, v in tensors.items()}
-        if self.parallel.is_main:
-            checkpoint.save(path, whole, **state)
-        self.parallel.barrier()
-
-    def _path(self) -> Path:
-        assert self.run.folder is not None
-        return self.run.folder / "checkpoint.safetensors"
-
-    def _resume(self) -> tuple[int, str | None]:
-        if self.run.folder is None or not self._path().is_file():
-            return 0, None
-        tensors, state = checkpoint.load(self._path())
-        self._put({k: v for k, v in tensors.items() if not k.startswith("o|")})
-        moments = {}
-        for key, value in tensors.items():
-            if key.startswith("o|"):
-                target = self.params[key[2:].rsplit("|", 1)[0]]
-                moments[key[2:]] = self.parallel.like(value, target) if value.ndim else value
-        checkpoint.restore_optimiser(self.optimiser, self.params, moments)
-        self.memory = state["memory"]
-        self.run.say(f"resumed at step {state['step']}")
-        return state["step"], state["stopped"]
-
-    @torch.no_grad()
-    def _put(self, tensors: dict[str, Tensor]) -> None:
-        for key, value in tensors.items():
-            target = self.weights[key]
-            target.copy_(self.parallel.like(value, target))
 
     def finish(self) -> None:
         """Gives the subject back whole, unwrapped and in evaluation mode."""

@@ -168,18 +168,27 @@ class CausalLM:
 
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], max_new_tokens: int = 48, batch_size: int = 16) -> Iterator[list[str]]:
-        """Greedy answers, one list a batch, in the order given (prompts are padded on the left)."""
+        """Greedy answers, one list a batch, in the order given (prompts are padded on the left).
+
+        An answer ends where the context ends; raises UserError when a prompt alone fills it.
+        """
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         device = next(self.module.parameters()).device
         model: Any = self.call if hasattr(self.call, "generate") else self.module  # DDP hides it
         for start in range(0, len(samples), batch_size):
             prompts = [self.prompt_ids(s) or [self.tokenizer.eos_token_id] for s in samples[start : start + batch_size]]
             width = max(map(len, prompts))
+            if width >= self.max_length:
+                row = samples[start + [len(p) for p in prompts].index(width)]
+                raise UserError(
+                    f"row {row.id}: its prompt of {width} tokens fills the context of {self.max_length} and leaves no room for "
+                    "an answer: shorten the row or split it into several"
+                )
             ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
             out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-                temperature=None, top_p=None, top_k=None, pad_token_id=pad,
+                input_ids=ids, attention_mask=mask, max_new_tokens=min(max_new_tokens, self.max_length - width),
+                do_sample=False, temperature=None, top_p=None, top_k=None, pad_token_id=pad,
                 eos_token_id=sorted({self.tokenizer.eos_token_id, self.closing_id}),
             )  # fmt: skip
             yield self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)

@@ -60,7 +60,7 @@ class HF:
                 module = AutoModelForCausalLM.from_pretrained(
                     where, config=config, dtype=self.dtype, use_safetensors=True, **options
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a folder of the user's: each of the libraries that read it has errors of its own
             first = str(error).strip().split("\n")[0]
             raise UserError(f"{self.name}: could not be loaded as a causal language model ({first})") from None
         subject = CausalLM(module.eval(), tokenizer, self.max_length)
@@ -144,8 +144,9 @@ def _convert(file: Path, folder: Path) -> None:
         with quiet():
             read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
             tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file}: could not be read as GGUF ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a file of the user's: each of the libraries that read it has errors of its own
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"{file}: could not be read as GGUF ({first})") from None
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # it is dequantised; transformers refuses to save it otherwise
