@@ -31,7 +31,7 @@ smoke: $(VENV)/.dev              ## every packaged recipe in its smallest profil
 	$(BIN)/amends check --all && $(BIN)/amends run facts --profile smoke --fresh
 
 bench: $(VENV)/.dev              ## ratios, each measured in one run
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py && $(BIN)/python benchmarks/memory.py && $(BIN)/python benchmarks/startup.py
 
 docs: $(VENV)/.dev               ## tables that are generated from the code
 	$(BIN)/python docs/generate.py

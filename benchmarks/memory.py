@@ -1,9 +1,10 @@
 """Peak memory of unlearning by NPO + NLL against plain fine-tuning on the same rows, as many of them in each forward.
 
-Each is a process of its own, the two in turn. What counts is the growth of resident memory: the peak (VmHWM, reset
+Each is a process of its own, in turn. What counts is the growth of resident memory: the peak (VmHWM, reset
 after loading) minus what was resident once model and rows were loaded. Plain fine-tuning takes forget and retain rows
 together, twice as many a step in two forwards, so both hold one gradient, one optimiser state and one forward's
-activations. A second whole model, which the usual way keeps, is shown for comparison as the size of the weights.
+activations; but its longest forward is that of both roles' longest rows. So cross-entropy on the two roles in the very
+same batches is measured as well. A second whole model, which the usual way keeps, is shown as the size of the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from common import Figure, figure, parser, prepare, report
 
 MIB = 2**20
-KINDS = ("npo", "plain")
+KINDS = {"npo": "NPO + NLL", "plain": "plain fine-tuning", "same": "NLL + NLL, same batches"}
 
 
 def child(kind: str, chosen: Any) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def _stage(kind: str, chosen: Any) -> Any:
     common = {"steps": chosen.batches, "micro": chosen.rows, "optim": AdamW(lr=1e-5)}
     if kind == "plain":
         return Train(on=("forget", "retain"), batch=2 * chosen.rows, **common)
-    return Gradient(objective=(Weighted(term=NPO()), Weighted(term=NLL())), batch=chosen.rows, **common)
+    forget = NPO() if kind == "npo" else NLL(role="forget")
+    return Gradient(objective=(Weighted(term=forget), Weighted(term=NLL())), batch=chosen.rows, **common)
 
 
 def _import_optimiser() -> None:
@@ -75,7 +77,7 @@ def _reset_peak() -> bool:
 
 
 def measure(reps: int) -> tuple[list[Figure], dict[str, Any]]:
-    """The growth of each kind and their ratio, over `reps` pairs of processes."""
+    """The growth of each kind and the ratios, over `reps` rounds of processes."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for _ in range(reps):
         for kind in KINDS:
@@ -84,10 +86,11 @@ def measure(reps: int) -> tuple[list[Figure], dict[str, Any]]:
             found[kind].append(json.loads(done.stdout.splitlines()[-1]))
     grown = {kind: [f["growth"] for f in found[kind]] for kind in KINDS}
     weights = found["npo"][0]["weights"] / MIB
-    rows = [figure(f"growth, {kind}", [g / MIB for g in grown[kind]], unit="MiB") for kind in KINDS]
+    rows = [figure(f"growth, {title}", [g / MIB for g in grown[kind]], unit="MiB") for kind, title in KINDS.items()]
     rows.append(figure("a frozen copy of the weights would add", [weights], unit="MiB"))
-    ratios = [a / b for a, b in zip(grown["npo"], grown["plain"], strict=True)]
-    rows.append(figure("npo / plain fine-tuning", ratios, at_most=1.15))
+    for kind in ("plain", "same"):
+        ratios = [a / b for a, b in zip(grown["npo"], grown[kind], strict=True)]
+        rows.append(figure(f"NPO + NLL / {KINDS[kind]}", ratios, at_most=1.15))
     return rows, found["npo"][0]["setting"]
 
 
