@@ -51,23 +51,52 @@ def test_every_recipe_file_is_found_and_no_two_share_a_name() -> None:
 def test_every_recipe_is_valid_in_every_profile() -> None:
     checked = 0
     for name in NAMES:
-        profiles = read(locate(name)).get("profiles") or {}
-        assert "smoke" in profiles, f"{name} has no smoke profile"
-        for profile in (None, *profiles):
+        for profile in (None, *(read(locate(name)).get("profiles") or {})):
             resolved = resolve(name, profile)
             assert resolved.recipe.name == name
             assert resolved.recipe.title
             assert resolved.recipe.question.endswith("?")
             assert resolved.recipe.expect, f"{name} in profile {profile} claims nothing"
             checked += 1
-    assert checked == len(NAMES) + sum(len(read(f)["profiles"]) for f in FILES)
+    assert checked == len(NAMES) + sum(len(read(f).get("profiles") or {}) for f in FILES)
+
+
+def write_tofu(folder: Path) -> Path:
+    """Files in the form of TOFU's, with every author's extra fields."""
+    folder.mkdir()
+    rows = [{"question": f"What is fact {i} of author {a}?", "answer": f"It is {a * i}."} for a in range(6) for i in range(20)]
+    extra = [{**r, "paraphrased_answer": f"So {r['answer']}", "perturbed_answer": ["It is a.", "It is b."]} for r in rows]
+    real = [{"question": f"What is {i}?", "answer": f"It is {i}.", "perturbed_answer": ["a", "b", "c"]} for i in range(4)]
+    world = [{**r, "question": f"And {r['question']}"} for r in real]
+    files = {"full": rows, "forget10_perturbed": extra[60:], "retain_perturbed": extra[:60]}
+    for name, content in {**files, "real_authors_perturbed": real, "world_facts_perturbed": world}.items():
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, content)))
+    return folder
+
+
+def smallest(name: str, folder: Path) -> Resolved:
+    """A recipe in its smoke profile; one that has none, on a tiny model and a few rows, for two steps a stage."""
+    tree = read(locate(name))
+    if "smoke" in (tree.get("profiles") or {}):
+        return resolve(name, "smoke")
+    sets = ["subject={use: tiny_lm, width: 16, depth: 1, heads: 2, vocab: 400}", "reading.max_new_tokens=4"]
+    for stage, values in tree["stages"].items():
+        sets += [f"stages.{stage}.{key}=" for key in ("epochs", "edits") if key in values]
+        sets += [f"stages.{stage}.steps=2"] if values["use"] != "pretrained" else []
+    if tree["data"]["use"] == "tofu":
+        sets += [f"data={{use: tofu, folder: '{write_tofu(folder / 'tofu')}', authors: 6, forget: 1, holdout: 1}}"]
+    else:
+        sets += ["data.limit=4"]
+    sets += [f"attack.{i}.steps=2" for i in range(len(tree["attack"]))]
+    return resolve(name, None, [*sets, f"seeds={tree['seeds'][:2]}"])
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resolved, Path]:
-    """A recipe in its smoke profile, run."""
-    resolved = resolve(request.param, "smoke")
-    return resolved, execute(resolved, tmp_path_factory.mktemp("runs") / request.param)
+    """A recipe at its smallest, run."""
+    folder = tmp_path_factory.mktemp("runs")
+    resolved = smallest(request.param, folder)
+    return resolved, execute(resolved, folder / request.param)
 
 
 def test_the_claims_of_a_smoke_run_are_evaluated(finished: tuple[Resolved, Path]) -> None:
@@ -85,7 +114,7 @@ def test_the_manifest_tells_the_whole_run(finished: tuple[Resolved, Path]) -> No
     resolved, folder = finished
     manifest, recipe = load(folder / "manifest.json"), resolved.recipe
     assert (manifest["schema"], manifest["status"], manifest["error"]) == (1, "ok", None)
-    assert (manifest["name"], manifest["profile"], manifest["recipe_hash"]) == (recipe.name, "smoke", resolved.hash)
+    assert (manifest["name"], manifest["profile"], manifest["recipe_hash"]) == (recipe.name, resolved.profile, resolved.hash)
     assert manifest["seeds"] == list(recipe.seeds)
     assert manifest["data"]["fingerprint"] == recipe.data.load(recipe.seeds[0]).fingerprint()
     assert all(n > 0 for n in manifest["data"]["roles"].values())
@@ -135,7 +164,8 @@ def test_steps_and_samples_are_kept(finished: tuple[Resolved, Path]) -> None:
     shown = lines(folder / "samples" / "answers.jsonl")
     assert {row["role"] for row in shown} <= set(resolved.recipe.reading.show)
     for row in shown:
-        assert set(row) == {"role", "id", "question", "expected", "answers"}
+        assert set(row) - {"keys"} == {"role", "id", "question", "expected", "answers"}
+        assert all(isinstance(key, str) for key in row.get("keys", ()))
         assert list(row["answers"]) == [s.name for s in resolved.recipe.stages]
     assert (folder / "log.txt").stat().st_size > 0
     assert resolve(str(folder / "recipe.yaml")).hash == resolved.hash
@@ -155,7 +185,7 @@ def test_running_again_does_nothing(finished: tuple[Resolved, Path]) -> None:
     assert (folder / "metrics.jsonl").read_bytes() == steps
     manifest = load(folder / "manifest.json")
     assert manifest["status"] == "ok"
-    assert manifest["profile"] == "smoke"
+    assert manifest["profile"] == resolved.profile
     assert all(s["cached"] for s in manifest["stages"])
 
 

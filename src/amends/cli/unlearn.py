@@ -37,7 +37,7 @@ def unlearn(
     from amends.core.errors import UserError
     from amends.runs import console, overrides
     from amends.runs.recipe import Resolved, build_recipe
-    from amends.runs.request import NO_RETAIN, Request, describe, hand_over, num_anchor_rows
+    from amends.runs.request import ANCHOR_ROWS, NO_RETAIN, Request, describe, hand_over
 
     if epochs is not None and steps is not None:
         raise UserError("unlearn: give --epochs or --steps, not both")
@@ -50,7 +50,7 @@ def unlearn(
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)
     if retain is None:
-        console.say("  " + NO_RETAIN.format(n=num_anchor_rows()))
+        console.say("  " + NO_RETAIN.format(n=ANCHOR_ROWS))
     console.say(f"  {describe(resolved.recipe)}")
     run = carry_out(resolved, out / "run", track or [], report=True)
     hand_over(run, method, out)

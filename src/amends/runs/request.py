@@ -17,6 +17,9 @@ from amends.runs.recipe import Recipe
 ANCHOR = "package:shakespeare/retain.jsonl"
 """General questions that come with the library: the anchor where the user has no retain rows."""
 
+ANCHOR_ROWS = 32
+"""How many of them are used: enough to hold a small model's behaviour, few enough to be read quickly on a CPU."""
+
 NO_RETAIN = (
     "no retain file: the model is held to its own answers (KL) on {n} general questions that come with the library; "
     "the report can say what that costs on general knowledge, but nothing about what lies close to your forget rows. "
@@ -72,7 +75,7 @@ class Request:
         files = {"forget": self.forget, "neighbour": self.neighbour, "holdout": self.holdout}
         given = {role: str(path.resolve()) for role, path in files.items() if path is not None}
         if self.retain is None:
-            return {"use": "text", **given, "retain": ANCHOR}
+            return {"use": "text", **given, "retain": ANCHOR, "limit": {"retain": ANCHOR_ROWS}}
         return {"use": "text", **given, "retain": str(self.retain.resolve()), "set_aside": 0.2}
 
     def _stage(self, method: Method, lr: float) -> dict[str, Any]:
@@ -141,11 +144,6 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
     except OSError as error:
         raise UserError(f"{target}: could not be written ({error.strerror}); the model lies in {source.parent}") from None
-
-
-def num_anchor_rows() -> int:
-    """How many general questions stand in for a retain file."""
-    return len(read_rows(resolve_path(ANCHOR), "retain"))
 
 
 def describe(recipe: Recipe) -> str:
