@@ -23,7 +23,7 @@ from amends.core.errors import UserError
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.engine.optim import AdamW
-from amends.runs.request import num_anchor_rows
+from amends.runs.request import ANCHOR_ROWS
 from amends.subjects.causal_lm import CausalLM
 from amends.subjects.load import HF
 from amends.subjects.tiny import TinyLM
@@ -193,10 +193,10 @@ def test_an_adapter_is_merged_and_a_step_of_nothing_changes_nothing(unlearn: Unl
 
 def test_without_rows_to_keep_the_packages_own_are_used_and_said(unlearn: Unlearn, files: Files, model: Path) -> None:
     out, said = unlearn(model, "--forget", files("f", rows(0, 6)), "--no-attack", "--steps", 1)
-    assert f"held to its own answers (KL) on {num_anchor_rows()} general questions that come with the library" in said
+    assert f"held to its own answers (KL) on {ANCHOR_ROWS} general questions that come with the library" in said
     assert "Give --retain" in said
     assert [t["use"] for t in recipe_of(out)["stages"]["npo"]["objective"]] == ["npo", "kl"]
-    assert json.loads((out / "run" / "manifest.json").read_text())["data"]["roles"]["retain"] == num_anchor_rows() > 10
+    assert json.loads((out / "run" / "manifest.json").read_text())["data"]["roles"]["retain"] == ANCHOR_ROWS > 10
     assert ("npo", "probability.retain") in results(out)
 
 

@@ -53,5 +53,6 @@ def unlearn(
         console.say("  " + NO_RETAIN.format(n=ANCHOR_ROWS))
     console.say(f"  {describe(resolved.recipe)}")
     run = carry_out(resolved, out / "run", track or [], report=True)
-    hand_over(run, method, out)
+    if hand_over(run, method, out) == 0:
+        console.say("  warning: a guard stopped before the first step: the model handed over is the original, unchanged")
     console.out(f"model:   {out}  (AutoModelForCausalLM.from_pretrained)")

@@ -97,6 +97,11 @@ def add_file(path: Path) -> list[Entry]:
     return found
 
 
+def added() -> list[Path]:
+    """The files that were added by hand; their content belongs to a run's fingerprint."""
+    return sorted({Path(e.origin) for entries in _added.values() for e in entries})
+
+
 @cache
 def _built_in(kind: str) -> tuple[Entry, ...]:
     root = Path(__file__).resolve().parents[1]

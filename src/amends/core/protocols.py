@@ -159,6 +159,9 @@ class Model(Protocol):
     """How a subject comes to be: built small, or loaded from a folder, a hub, a package."""
 
     def load(self, data: Bundle, seed: int) -> Any: ...
+    def content(self) -> str:
+        """What changes when the files behind the model do; empty for a model that is built."""
+        ...
 
 
 @runtime_checkable
@@ -199,4 +202,6 @@ class Tracker(Protocol):
 class Executor(Protocol):
     """Maps resolved recipes to finished runs."""
 
-    def map(self, recipes: Sequence[Path], folder: Path) -> Iterator[Path]: ...
+    def map(self, recipes: Sequence[Path], folders: Sequence[Path]) -> Iterator[int]:
+        """The exit code of each run, in the order given."""
+        ...

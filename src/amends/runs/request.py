@@ -13,6 +13,7 @@ from amends.data.text import read_rows
 from amends.data.text import resolve as resolve_path
 from amends.runs.methods import Method, find_method
 from amends.runs.recipe import Recipe
+from amends.runs.record import read_json
 
 ANCHOR = "package:shakespeare/retain.jsonl"
 """General questions that come with the library: the anchor where the user has no retain rows."""
@@ -123,8 +124,11 @@ class Request:
         return found
 
 
-def hand_over(run: Path, method: str, out: Path) -> None:
-    """Puts the unlearned model and the report where the user asked for them; hard links where the disk allows it."""
+def hand_over(run: Path, method: str, out: Path) -> int:
+    """Puts the unlearned model and the report where the user asked for them, as hard links where the disk allows it.
+
+    Returns the number of steps that made the model.
+    """
     stage = next((run / "stages").glob(f"*-{method}"), None)
     if stage is None:
         raise UserError(f"{run}: no stage is called '{method}', so there is no model to put into {out}")
@@ -133,6 +137,7 @@ def hand_over(run: Path, method: str, out: Path) -> None:
         _link(source, out / source.name)
     if (run / "report.html").is_file():
         shutil.copyfile(run / "report.html", out / "report.html")
+    return int(read_json(stage / "DONE")["steps"])
 
 
 def _link(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from amends.core import fingerprint
+from amends.core import catalog, fingerprint
 from amends.core.errors import UserError
 from amends.core.types import Measurement
 from amends.engine.parallel import Parallel
@@ -158,8 +158,9 @@ class _Run:
 
     def _stage(self, stage: StageEntry, number: int, seed: int) -> None:
         effective = self._effective(stage, seed)
-        start = self.keys[stage.start] if stage.start else fingerprint.of(self.resolved.recipe.subject)
-        key = fingerprint.of(stage.maker, stage.use, start, self.data_print, effective, fingerprint.of_code())
+        model = self.resolved.recipe.subject
+        start = self.keys[stage.start] if stage.start else fingerprint.of(model, model.content())
+        key = fingerprint.of(stage.maker, stage.use, start, self.data_print, effective, _code())
         self.keys[stage.name] = key
         folder = self._folder(stage, number, seed)
         if self.record.writes:
@@ -346,6 +347,11 @@ class _Run:
         if self.record.writes:
             console.say(f"  {text}")
             self.record.append("log.txt", text)
+
+
+def _code() -> str:
+    """The library's sources that decide results, and the files the user added."""
+    return fingerprint.of(fingerprint.of_code(), [fingerprint.of_file(file) for file in catalog.added()])
 
 
 def describe_method(stage: StageEntry) -> str:

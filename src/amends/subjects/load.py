@@ -34,6 +34,12 @@ class HF:
     revision: str | None = None
     """A commit on the hub."""
 
+    def content(self) -> str:
+        """Names, sizes and times of the local weight files; a hub name has its revision."""
+        path = Path(self.name).expanduser()
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else []
+        return fingerprint.of([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+
     def load(self, data: Bundle, seed: int) -> CausalLM:
         """Reads the weights; raises UserError that names the folder, file or hub name."""
         path = Path(self.name).expanduser()
@@ -84,6 +90,10 @@ class Packaged:
     """The same model on the hub, used when the package is not installed."""
     max_length: Count | None = None
     """Longest row in tokens; the model's context by default."""
+
+    def content(self) -> str:
+        """The file's hash is one of the fields."""
+        return ""
 
     def load(self, data: Bundle, seed: int) -> CausalLM:
         """Converts once, then reads safetensors; verifies the file before trusting it."""

@@ -35,6 +35,10 @@ class TinyLM:
     context: Count = 512
     """Longest row in tokens."""
 
+    def content(self) -> str:
+        """Built from its fields and the seed alone."""
+        return ""
+
     def load(self, data: Bundle, seed: int) -> CausalLM:
         """Trains the tokenizer on every text of the bundle, so that original and retrain share it, and draws weights."""
         tokenizer = train_tokenizer(texts(data), self.vocab)
@@ -97,6 +101,10 @@ class TinyClassifier:
     width: Count = 8
     """Channels of the hidden layers."""
 
+    def content(self) -> str:
+        """Built from its fields and the seed alone."""
+        return ""
+
     def load(self, data: Bundle, seed: int) -> Classifier:
         """Draws weights."""
         with torch.random.fork_rng(devices=[]):
@@ -136,6 +144,10 @@ class TinyDenoiser:
     """Channels of the image."""
     width: Count = 8
     """Channels of the hidden layers."""
+
+    def content(self) -> str:
+        """Built from its fields and the seed alone."""
+        return ""
 
     def load(self, data: Bundle, seed: int) -> Denoiser:
         """Draws weights."""
