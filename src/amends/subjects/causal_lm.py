@@ -1,7 +1,7 @@
 """Causal language models of Hugging Face transformers, and of anything that looks like them.
 
 Loss positions are the answer's tokens and the closing token (EOS or the chat template's end of turn); prompt and
-padding are never supervised. Masks are explicit: a pad token that equals EOS changes nothing, and -100 is not used.
+padding are never supervised. That is marked explicitly: a pad token that equals EOS changes nothing, -100 is not used.
 The output head runs on the supervised positions alone (a pre-hook selects them), so a row with a long prompt and a
 short answer pays for the answer only; whatever the model does to its logits after the head still happens.
 """
@@ -35,7 +35,7 @@ class _OnSupervised(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_N: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, position_N: Tensor) -> Tensor:
         head = self.model.get_output_embeddings()  # type: ignore[operator]
 
         def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -43,7 +43,7 @@ class _OnSupervised(nn.Module):
 
         hook = head.register_forward_pre_hook(select)
         try:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            return self.model(input_ids=input_ids, use_cache=False).logits
         finally:
             hook.remove()
 
@@ -134,15 +134,15 @@ class CausalLM:
         return Encoded(sample.id, {"input_ids": ids, "supervised": supervised}, len(ids))
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
-        """Pads on the right with an explicit attention mask."""
+        """Pads on the right, where a causal model's answer cannot look: no attention mask is needed, or built.
+
+        What is supervised is marked row by row, so a pad token that equals EOS means nothing by itself.
+        """
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         stack = nn.utils.rnn.pad_sequence
         ids = stack([r.tensors["input_ids"] for r in rows], batch_first=True, padding_value=pad)
         supervised = stack([r.tensors["supervised"] for r in rows], batch_first=True, padding_value=False)
-        lengths = torch.tensor([r.size for r in rows])
-        attention = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
-        tensors = {"input_ids": ids, "supervised": supervised, "attention_mask": attention}
-        return Batch(tuple(r.id for r in rows), tensors)
+        return Batch(tuple(r.id for r in rows), {"input_ids": ids, "supervised": supervised})
 
     def count(self, batch: Batch) -> Tensor:
         """Supervised tokens of each row, [B]."""
@@ -162,7 +162,7 @@ class CausalLM:
         supervised = batch["supervised"]
         row_N, t_N = supervised.nonzero(as_tuple=True)
         position_N = row_N * supervised.shape[1] + t_N - 1
-        logits_NV = self.call(batch["input_ids"], batch["attention_mask"], position_N)
+        logits_NV = self.call(batch["input_ids"], position_N)
         dist = Categorical(logits_NV, batch["input_ids"][row_N, t_N], row_N)
         return Likelihood(row_sums(dist.nll(), row_N, len(batch)), supervised.sum(1), dist)
 
