@@ -256,7 +256,8 @@ def test_kl_is_zero_with_zero_gradient_at_the_reference() -> None:
 
 def test_kl_of_gaussians_is_half_the_weighted_mean_squared_distance() -> None:
     def at(mean: float) -> Likelihood:
-        return Likelihood(torch.zeros(2), torch.ones(2), Gaussian(torch.full((2, 1, 3, 3), mean), torch.tensor([2.0, 4.0])))
+        dist = Gaussian(torch.full((2, 1, 3, 3), mean), torch.zeros(2, 1, 3, 3), torch.tensor([2.0, 4.0]))
+        return Likelihood(torch.zeros(2), torch.ones(2), dist)
 
     assert totals(KL()(Given(at(0.5), at(2.0)))) == pytest.approx([2.25, 4.5])
     assert totals(KL()(Given(at(2.0), at(2.0)))) == [0, 0]

@@ -76,6 +76,10 @@ class Distribution(Protocol):
         """Which row of the batch each term belongs to."""
         ...
 
+    def nll(self) -> Tensor:
+        """-log p(target) of each term, in nats, [N]; what a row's likelihood is the sum of."""
+        ...
+
     def kl(self, other: Any) -> Tensor:
         """KL(self || other) for each term, in nats, shape [N]."""
         ...

@@ -60,8 +60,8 @@ class Denoiser:
         angle = (level * torch.pi / 2).reshape(-1, *[1] * (batch["image"].ndim - 1))
         noisy = angle.cos() * batch["image"] + angle.sin() * batch["noise"]
         predicted = self.call(noisy, level, batch["label"])
-        error_B = (predicted - batch["noise"]).square().flatten(1).mean(1)
-        return Likelihood(error_B, self.count(batch), Gaussian(predicted, 2 * torch.ones_like(level)))
+        dist = Gaussian(predicted, batch["noise"], 2 * torch.ones_like(level))
+        return Likelihood(dist.nll(), self.count(batch), dist)
 
     def save(self, folder: Path) -> None:
         """The weights as safetensors."""

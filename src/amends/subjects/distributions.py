@@ -51,6 +51,7 @@ class Gaussian:
     """N(mean, 1/weight) for each row: what a denoiser with a fixed variance predicts. One term a row."""
 
     mean_B: Tensor
+    target_B: Tensor
     weight_B: Tensor
 
     @property
@@ -58,10 +59,14 @@ class Gaussian:
         """Row i owns term i."""
         return torch.arange(len(self.mean_B), device=self.mean_B.device)
 
+    def nll(self) -> Tensor:
+        """-log p(target) up to a constant, averaged over the target's elements, [B]."""
+        return 0.5 * self.weight_B * (self.mean_B - self.target_B).square().flatten(1).mean(1)
+
     def kl(self, other: Gaussian) -> Tensor:
         """KL(self || other) for equal variances: half the weighted mean squared distance of the means, [B]."""
         return 0.5 * self.weight_B * (self.mean_B - other.mean_B).square().flatten(1).mean(1)
 
     def rows(self, start: int, stop: int) -> Gaussian:
         """A slice of the rows."""
-        return Gaussian(self.mean_B[start:stop], self.weight_B[start:stop])
+        return Gaussian(self.mean_B[start:stop], self.target_B[start:stop], self.weight_B[start:stop])
