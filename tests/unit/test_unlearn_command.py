@@ -195,6 +195,7 @@ def test_without_rows_to_keep_the_packages_own_are_used_and_said(unlearn: Unlear
     out, said = unlearn(model, "--forget", files("f", rows(0, 6)), "--no-attack", "--steps", 1)
     assert f"held to its own answers (KL) on {ANCHOR_ROWS} general questions that come with the library" in said
     assert "Give --retain" in said
+    assert "nothing about what lies close to your forget rows" in (out / "report.html").read_text()
     assert [t["use"] for t in recipe_of(out)["stages"]["npo"]["objective"]] == ["npo", "kl"]
     assert json.loads((out / "run" / "manifest.json").read_text())["data"]["roles"]["retain"] == ANCHOR_ROWS > 10
     assert ("npo", "probability.retain") in results(out)

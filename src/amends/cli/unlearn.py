@@ -37,7 +37,7 @@ def unlearn(
     from amends.core.errors import UserError
     from amends.runs import console, overrides
     from amends.runs.recipe import Resolved, build_recipe
-    from amends.runs.request import ANCHOR_ROWS, NO_RETAIN, Request, describe, hand_over
+    from amends.runs.request import Request, describe, hand_over
 
     if epochs is not None and steps is not None:
         raise UserError("unlearn: give --epochs or --steps, not both")
@@ -49,8 +49,6 @@ def unlearn(
     )  # fmt: skip
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)
-    if retain is None:
-        console.say("  " + NO_RETAIN.format(n=ANCHOR_ROWS))
     console.say(f"  {describe(resolved.recipe)}")
     run = carry_out(resolved, out / "run", track or [], report=True)
     if hand_over(run, method, out) == 0:

@@ -49,12 +49,14 @@ class Text:
     """File with one refusal a line, the other answer of each forget row; the package's own list by default."""
     limit: Count | dict[str, Count] | None = None
     """Only this many rows of each role, or of the roles named, spread evenly over the file."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about these rows that the screen and every report must carry."""
     set_aside: Fraction = 0.0
     """Share of the retain rows that is never trained on and measured instead, as the role `retain_aside`."""
 
     def load(self, seed: int) -> Bundle:
         """Reads every file. Raises UserError for the first row that is not one."""
-        roles, notes = {}, []
+        roles, notes = {}, list(self.remarks)
         for role, path in self._files().items():
             rows = read_rows(resolve(path), role)
             roles[role] = spread(rows, self.limit.get(role) if isinstance(self.limit, dict) else self.limit)

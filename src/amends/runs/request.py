@@ -76,7 +76,8 @@ class Request:
         files = {"forget": self.forget, "neighbour": self.neighbour, "holdout": self.holdout}
         given = {role: str(path.resolve()) for role, path in files.items() if path is not None}
         if self.retain is None:
-            return {"use": "text", **given, "retain": ANCHOR, "limit": {"retain": ANCHOR_ROWS}}
+            remarks = [NO_RETAIN.format(n=ANCHOR_ROWS)]
+            return {"use": "text", **given, "retain": ANCHOR, "limit": {"retain": ANCHOR_ROWS}, "remarks": remarks}
         return {"use": "text", **given, "retain": str(self.retain.resolve()), "set_aside": 0.2}
 
     def _stage(self, method: Method, lr: float) -> dict[str, Any]:
