@@ -8,9 +8,8 @@ floor 2 / C(2n, n): forgetting went past the retrained model, or has not begun.
 
 Truth ratios are compared as logarithms, which the test cannot tell from the ratios themselves. The p-value is SciPy's
 exact one. D's interval is D -+ q, with q the 95 % quantile of sup_x |(F*-G*)(x) - (F-G)(x)| when rows are resampled (the
-same rows for both models). The bootstrap of D itself is not used: a supremum only grows when noise is added, and in
-simulations its percentile interval covered a true D of 0.1 in fewer than half of the cases. The p-value's interval is
-that of D, carried through at the same n.
+same rows for both models). The bootstrap of D itself is not used: a supremum only grows when noise is added, so its percentile
+interval mostly misses a small true D. The p-value's interval is that of D, carried through at the same n.
 """
 
 from __future__ import annotations
