@@ -27,6 +27,7 @@ from amends.terms.npo import NPO
 TERMS = [entry.name for entry in catalog.list_kind("terms")]
 EDITS = [entry.name for entry in catalog.list_kind("edits")]
 UNBOUNDED = {"ascent"}
+WRAPPERS = {"constraint"}
 
 
 def test_the_catalog_was_enumerated() -> None:
@@ -35,7 +36,10 @@ def test_the_catalog_was_enumerated() -> None:
 
 
 def term_of(name: str, **fields: Any) -> Any:
-    return catalog.find("terms", name, "objective").load()(role="forget", **fields)
+    cls = catalog.find("terms", name, "objective").load()
+    if name in WRAPPERS:
+        return cls(term=Weighted(term=NLL(role="forget")), **fields)
+    return cls(role="forget", **fields)
 
 
 def few(world: Any) -> Bundle:

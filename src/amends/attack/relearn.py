@@ -15,7 +15,7 @@ from amends.core.rng import rng
 from amends.core.spec import Count, Fraction, Part, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
-from amends.engine.fit import Outcome, fit
+from amends.engine.fit import fit
 from amends.engine.optim import AdamW
 from amends.terms.nll import NLL
 
@@ -40,14 +40,19 @@ class Relearn:
     checkpoint_every: Count = 100
     """Steps between two exact checkpoints."""
 
-    def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
+    @property
+    def name(self) -> str:
+        """`relearn`."""
+        return "relearn"
+
+    def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Attacks in place."""
         import torch
 
         rows = data[self.role]
         order = torch.randperm(len(rows), generator=rng(run.seed, "relearn")).tolist()
         held = [rows[i] for i in sorted(order[: max(1, round(self.share * len(rows)))])]
-        return fit(
+        fit(
             subject, (Weighted(term=NLL(role="relearn")),), data.with_role("relearn", held), steps=self.steps,
             optim=self.optim, batch=self.batch, edits=self.edits, checkpoint_every=self.checkpoint_every, run=run,
         )  # fmt: skip

@@ -29,6 +29,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "terms": ("terms/*.py",),
     "edits": ("edits/*.py",),
     "metrics": ("metrics/*.py",),
+    "attributions": ("attribution/*.py",),
+    "augments": ("augment/*.py",),
     "attacks": ("attack/*.py",),
     "optim": ("engine/optim.py",),
     "guards": ("engine/guards.py",),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from amends.core.types import Batch, Better, Encoded, Likelihood, Mean, Measurement, Role, Sample
+from amends.core.types import Batch, Better, Encoded, Hidden, Likelihood, Mean, Measurement, Role, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,12 @@ class Need(StrEnum):
     """The start model's full distribution: a second forward, by the adapter switched off or by a frozen copy."""
     ALTERNATIVE = "alternative"
     """Another answer to the same prompt (a refusal, another label)."""
+    HIDDEN = "hidden"
+    """Activations inside the policy, at a block that the term names: a forward that stops there."""
+    REFERENCE_HIDDEN = "reference_hidden"
+    """The same activations of the start model."""
+    CLASSES = "classes"
+    """A prediction over words or classes; a denoiser's has none."""
 
 
 @runtime_checkable
@@ -70,6 +77,13 @@ class Subject(Protocol):
         """The per-example likelihood, with gradient."""
         ...
 
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """What block `at` puts out for every position that is not padding, with gradient; -1 is the last block.
+
+        Nothing behind that block is computed. Raises UserError when the model has no such block.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes the model so that its own library loads it again."""
         ...
@@ -95,6 +109,14 @@ class View(Protocol):
         """The same prompts with another answer. Raises UserError if the role has none."""
         ...
 
+    def hidden(self, at: int) -> Hidden:
+        """Activations of the policy behind block `at`, with gradient."""
+        ...
+
+    def reference_hidden(self, at: int) -> Hidden:
+        """The start model's, without gradient. Raises NeedsReference if there is none."""
+        ...
+
 
 Per = Literal["row", "token"]
 """What a term is a mean over: rows of the batch, or all their supervised tokens."""
@@ -113,10 +135,37 @@ class Term(Protocol):
     def __call__(self, view: View) -> Mean: ...
 
 
-class Edit(Protocol[S]):
-    """What happens to gradients and weights around the optimiser's step, as a chain over named parameters."""
+class Adaptive(Protocol):
+    """What a term may have besides: it carries a multiplier, which the engine keeps and moves after a step: a constraint."""
 
-    def init(self, params: Params) -> S: ...
+    def first(self) -> float:
+        """The multiplier at step 0."""
+        ...
+
+    def following(self, multiplier: float, value: float, step: int) -> float:
+        """The multiplier after a step whose mean value, without weight and multiplier, was `value`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an edit may look at before the first step: the model as it is, its data, and where the work runs."""
+
+    subject: Any
+    data: Bundle
+    run: Context
+
+
+class Edit(Protocol[S]):
+    """What happens to gradients and weights around the optimiser's step, as a chain over named parameters.
+
+    A state is None or a mapping of tensors. `init` sees whole weights, before they are spread over processes. An entry
+    whose key is a parameter's name has that parameter's shape: the engine spreads it the same way, saves it in
+    checkpoints and puts it back; entries under other keys live in this process alone and are made anew after a resume.
+    `grads` and `weights` see the parameters as they are spread.
+    """
+
+    def init(self, params: Params, start: Start) -> S: ...
     def grads(self, params: Params, state: S) -> S: ...
     def weights(self, params: Params, state: S) -> S: ...
 
@@ -148,6 +197,44 @@ class Stage(Protocol):
 
 
 @runtime_checkable
+class Attribution(Protocol):
+    """Scores every weight: how much it matters for what is to be forgotten. Higher is chosen for training first."""
+
+    def scores(self, params: Params, start: Start) -> Iterator[tuple[str, Tensor]]:
+        """(name, score of that parameter's shape), one parameter after another, so that no more need lie in memory."""
+        ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Tries to bring back what was forgotten: changes the subject in place, or the rows that it is read with.
+
+    Runs on every unlearned stage and on the retrained control.
+    """
+
+    keeps_weights: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """What results and claims call it: letters, digits, `-` and `_`; two settings of one attack differ in it."""
+        ...
+
+    def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle | None:
+        """Attacks; returns the rows to read the model with (the same ids), or None for the rows as they are."""
+        ...
+
+
+@runtime_checkable
+class Augment(Protocol):
+    """Makes rows out of rows before a stage trains: other wordings, wrong answers, answers that the model writes."""
+
+    def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle: ...
+    def objective_on(self, data: Bundle) -> Bundle:
+        """The same roles and alternatives as far as they can be known without a model, for checks before anything runs."""
+        ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """Where rows come from: returns one bundle of roles, used by training and evaluation alike."""
 
@@ -169,8 +256,11 @@ class Metric(Protocol):
     """One number about one model, with an interval, resting on rows of one or more roles."""
 
     version: ClassVar[int]
-    needs_reference: ClassVar[bool]
-    """Whether `measure` compares with another model's evaluation, `against`."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `measure` compares with another model's evaluation, `against`; may depend on the settings."""
+        ...
 
     @property
     def name(self) -> str:
@@ -183,11 +273,19 @@ class Metric(Protocol):
         ...
 
     def roles(self) -> frozenset[Role]:
-        """Every role it reads."""
+        """Every role it reads; none for a metric that brings rows of its own."""
         ...
 
     def measure(self, evaluation: Any, against: Any | None) -> Measurement:
         """The number, its interval and each row's score. Raises UserError for a missing field or a missing `against`."""
+        ...
+
+
+class Checked(Protocol):
+    """What a metric may have besides: it rests on more than the run's data, and says before anything runs what is missing."""
+
+    def check(self) -> None:
+        """Raises UserError for a package, a name or data that it needs and cannot have."""
         ...
 
 

@@ -105,6 +105,19 @@ class Likelihood:
         return Likelihood(self.nll_B[start:stop], self.n_B[start:stop], dist)
 
 
+class Hidden(NamedTuple):
+    """Activations of a batch, packed: one row of `state_NC` a position (a token of any kind but padding; an image)."""
+
+    state_NC: Tensor
+    row_N: Tensor
+    """Which row of the batch each position belongs to."""
+
+    def rows(self, start: int, stop: int) -> Hidden:
+        """The positions of a slice of the rows."""
+        keep = (self.row_N >= start) & (self.row_N < stop)
+        return Hidden(self.state_NC[keep], self.row_N[keep] - start)
+
+
 class Mean(NamedTuple):
     """A mean that has not been divided yet. The engine divides sum(total) by the GLOBAL sum(count), once."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from amends.core.protocols import Params
+from amends.core.protocols import Params, Start
 from amends.core.spec import Positive, spec
 
 
@@ -15,7 +15,7 @@ class Clip:
     norm: Positive = 1.0
     """The largest norm an update's gradient may have."""
 
-    def init(self, params: Params) -> None:
+    def init(self, params: Params, start: Start) -> None:
         """Keeps nothing."""
 
     def grads(self, params: Params, state: None) -> None:

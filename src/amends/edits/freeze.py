@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from amends.core.errors import UserError, nearest
-from amends.core.protocols import Params
+from amends.core.protocols import Params, Start
 from amends.core.spec import spec
 
 
@@ -18,7 +18,7 @@ class Freeze:
     but: tuple[str, ...] = ()
     """Patterns that are frozen even so, for instance `*embed*`."""
 
-    def init(self, params: Params) -> None:
+    def init(self, params: Params, start: Start) -> None:
         """Switches gradients off; raises UserError when a pattern matches no weight."""
         for pattern in (*self.only, *self.but):
             if not any(fnmatchcase(name, pattern) for name in params):

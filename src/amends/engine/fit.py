@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from amends.core.errors import NeedsReference, UserError
-from amends.core.protocols import Context, Need
+from amends.core.protocols import Context, Need, Start
 from amends.core.rng import stream_seed
 from amends.core.spec import Weighted
 from amends.core.types import Role
@@ -31,6 +31,9 @@ from amends.engine.parallel import Parallel
 from amends.engine.score import nll_by_id
 from amends.engine.view import RoleView
 from amends.subjects.reference import AdapterOff, Cached, Reference, frozen_copy
+
+COMPARES = frozenset({Need.REFERENCE, Need.REFERENCE_DIST, Need.REFERENCE_HIDDEN})
+"""What only a start model can give."""
 
 
 class Outcome(NamedTuple):
@@ -63,7 +66,7 @@ def fit(
     """
     parallel = parallel or Parallel()
     for weighted in objective:
-        if reference is None and {Need.REFERENCE, Need.REFERENCE_DIST} & weighted.term.needs:
+        if reference is None and COMPARES & weighted.term.needs:
             raise NeedsReference(f"{type(weighted.term).__name__} compares with a start model, and this stage has none")
     loop = _Loop(subject, tuple(objective), data, steps, optim, batch, micro, tuple(edits), tuple(guards), parallel, run)
     loop.prepare(reference)
@@ -106,9 +109,13 @@ class _Loop:
         self.loaders = {role: self._loader(role, terms) for role, terms in self.roles.items()}
         self.reference = self._reference(reference)
         before = {name: p.requires_grad for name, p in self.subject.module.named_parameters()}
-        self.states = [edit.init(dict(self.subject.module.named_parameters())) for edit in self.edits]
-        self.subject.call = self.parallel.wrap(self.subject.call)
+        start = Start(self.subject, self.data, self.run)
+        states = [edit.init(dict(self.subject.module.named_parameters()), start) for edit in self.edits]
+        partly = any({Need.HIDDEN, Need.REFERENCE_HIDDEN} & w.term.needs for w in self.objective)
+        self.subject.call = self.parallel.wrap(self.subject.call, partly=partly)
         named = dict(self.subject.module.named_parameters())
+        self.states = [self._spread(state, named) for state in states]
+        self.multipliers = [w.term.first() if _adapts(w.term) else 1.0 for w in self.objective]
         self.frozen_by_edits = [n for n, p in named.items() if before[n] and not p.requires_grad]
         self.params: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
         if not self.params:
@@ -131,7 +138,8 @@ class _Loop:
         if reference != "start":
             return reference
         needs = {need for w in self.objective for need in w.term.needs}
-        whole = Need.REFERENCE_DIST in needs or (Need.REFERENCE in needs and self.subject.stochastic)
+        more = bool({Need.REFERENCE_DIST, Need.REFERENCE_HIDDEN} & needs)
+        whole = more or (Need.REFERENCE in needs and self.subject.stochastic)
         if whole:
             return AdapterOff(self.subject) if is_lora(self.subject) else frozen_copy(self.subject)
         if Need.REFERENCE not in needs:
@@ -145,6 +153,12 @@ class _Loop:
         with self.parallel.autocast():  # a ratio means something only between equal precisions
             scored = nll_by_id(self.subject, list(rows.values()), device=self.device)
         return Cached({i: nll for i, (nll, _) in scored.items()}, self.subject)
+
+    def _spread(self, state: Any, named: Mapping[str, Tensor]) -> Any:
+        """An edit's state with its entries for parameters spread over processes as the parameters are."""
+        if not isinstance(state, Mapping):
+            return state
+        return {k: self.parallel.like(v, named[k]) if k in named else v for k, v in state.items()}
 
     def _warn_bf16(self) -> None:
         largest = max(self.params.values(), key=lambda p: p.numel())
@@ -160,7 +174,7 @@ class _Loop:
 
     def run_all(self, checkpoint_every: int | None) -> Outcome:
         began = time.perf_counter()
-        step, self.memory, stopped = self.keeper.resume() or (0, self.memory, None)
+        step, stopped = self._resume()
         if step == 0:
             self.keeper.forget_best()
             self._log_gradient_ratio()
@@ -176,11 +190,20 @@ class _Loop:
                     bar.advance(1, loss=values["loss"])
                     stopped = self._look(step)
                 if checkpoint_every and self.run.folder and (step % checkpoint_every == 0 or stopped):
-                    self.keeper.save(step, self.memory, stopped)
+                    kept = {"memory": self.memory, "multipliers": self.multipliers, "stopped": stopped}
+                    self.keeper.save(step, kept, self.states)
         if stopped:
             self.run.say(stopped)
             self.keeper.restore_best()
         return Outcome(step, stopped, time.perf_counter() - began)
+
+    def _resume(self) -> tuple[int, str | None]:
+        resumed = self.keeper.resume(self.states)
+        if resumed is None:
+            return 0, None
+        step, kept, self.states = resumed
+        self.memory, self.multipliers = kept["memory"], kept["multipliers"]
+        return step, kept["stopped"]
 
     def _step(self, step: int) -> dict[str, float]:
         lr = self.optim.lr_at(step, self.steps)
@@ -190,8 +213,10 @@ class _Loop:
             totals = self._backward(step)
         self.states = [e.grads(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
         norm = float(self.parallel.full(self._grad_norm()))
-        values = {"loss": sum(totals.values()), "lr": lr, "grad_norm": norm, **totals}
+        shown = {f"{label}.multiplier": m for label, m, w in self._summands() if _adapts(w.term)}
+        values = {"loss": sum(totals.values()), "lr": lr, "grad_norm": norm, **totals, **shown}
         if all(math.isfinite(v) for v in values.values()):
+            self._follow(step)
             self.optimiser.step()
             self.states = [e.weights(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
         self.optimiser.zero_grad(set_to_none=True)
@@ -202,19 +227,31 @@ class _Loop:
         self.subject.call.train()
         pieces = [(role, micro) for role, loader in self.loaders.items() for micro in loader.at(step)]
         counts = [self.loaders[w.term.role].count_at(step, w.term) for w in self.objective]
-        labels = [_label(w, i) for i, w in enumerate(self.objective)]
-        sums = torch.zeros(len(labels), device=self.device)
+        factors = [w.weight * m for _, m, w in self._summands()]
+        sums = torch.zeros(len(factors), device=self.device)
         for i, (role, micro) in enumerate(pieces):
             with self.parallel.backward(self.subject.call, last=i == len(pieces) - 1), self.parallel.autocast():
                 view = RoleView(self.subject, micro.batch.to(self.device), micro.num_rows, self.reference)
                 loss = torch.zeros((), device=self.device)
                 for j, weighted in enumerate(self.objective):
                     if weighted.term.role == role:
-                        value = weighted.weight * weighted.term(view).total_B.sum() / counts[j]
+                        value = weighted.term(view).total_B.sum() / counts[j]
                         sums[j] += value.detach()
-                        loss = loss + value
+                        loss = loss + factors[j] * value
                 (loss * self.parallel.world).backward()  # DDP and FSDP2 average over processes
-        return dict(zip(labels, self.parallel.sum(sums).tolist(), strict=True))
+        self.values = self.parallel.sum(sums).tolist()
+        return {label: f * v for (label, _, _), f, v in zip(self._summands(), factors, self.values, strict=True)}
+
+    def _summands(self) -> list[tuple[str, float, Weighted]]:
+        """(label, multiplier, weighted term) of the objective."""
+        return [(_label(w, i), m, w) for i, (w, m) in enumerate(zip(self.objective, self.multipliers, strict=True))]
+
+    def _follow(self, step: int) -> None:
+        """Moves the multipliers of constraints by the values of this step."""
+        self.multipliers = [
+            w.term.following(m, v, step) if _adapts(w.term) else m
+            for w, m, v in zip(self.objective, self.multipliers, self.values, strict=True)
+        ]
 
     @contextmanager
     def _dropout(self, step: int) -> Iterator[None]:
@@ -240,15 +277,16 @@ class _Loop:
         if len(self.roles) < 2:
             return
         norms = {}
-        everything = self.objective, self.loaders
+        everything = self.objective, self.loaders, self.multipliers
         before = {name: b.clone() for name, b in self.subject.module.named_buffers()}
         for role in self.roles:
             self.objective, self.loaders = tuple(self.roles[role]), {role: everything[1][role]}
+            self.multipliers = [m for w, m in zip(everything[0], everything[2], strict=True) if w.term.role == role]
             with self._dropout(0):
                 self._backward(0)
             norms[role] = float(self.parallel.full(self._grad_norm()))
             self.optimiser.zero_grad(set_to_none=True)
-            self.objective, self.loaders = everything
+            self.objective, self.loaders, self.multipliers = everything
         for name, b in self.subject.module.named_buffers():  # a batch norm has seen rows: looking must not train
             b.copy_(before[name])
         first, *others = norms
@@ -289,6 +327,11 @@ class _Loop:
         for name, p in self.subject.module.named_parameters():
             if name in frozen:
                 p.requires_grad_(True)
+
+
+def _adapts(term: Any) -> bool:
+    """Whether a term carries a multiplier (`amends.core.protocols.Adaptive`)."""
+    return hasattr(term, "following")
 
 
 def _label(weighted: Weighted, index: int) -> str:

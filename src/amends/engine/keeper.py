@@ -6,7 +6,7 @@ are kept in memory and there is nothing to resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ from amends.engine.parallel import Parallel
 
 
 class Resumed(NamedTuple):
-    """Where a fit goes on: the step, what the guards remember, and why it had stopped."""
+    """Where a fit goes on: the step, what else the fit remembered, and the states of its edits."""
 
     step: int
-    memory: list[dict[str, Any]]
-    stopped: str | None
+    kept: dict[str, Any]
+    states: list[Any]
 
 
 @dataclass
@@ -68,17 +68,21 @@ class Keeper:
             self._put(self.best[1])
             self.run.say(f"kept the weights of step {self.best[0]}")
 
-    def save(self, step: int, memory: list[dict[str, Any]], stopped: str | None) -> None:
-        """An exact checkpoint."""
+    def save(self, step: int, kept: Mapping[str, Any], states: Sequence[Any]) -> None:
+        """An exact checkpoint; of the edits' states the entries that belong to parameters."""
         moments = {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.params).items()}
-        self._write(self._path(), {**self.weights, **moments}, step=step, memory=memory, stopped=stopped)
+        edits = {f"e|{i}|{k}": v for i, k, v in self._of_parameters(states)}
+        self._write(self._path(), {**self.weights, **moments, **edits}, step=step, kept=dict(kept))
 
-    def resume(self) -> Resumed | None:
-        """Takes up the checkpoint, or None where there is none."""
+    def resume(self, states: Sequence[Any]) -> Resumed | None:
+        """Takes up the checkpoint, or None where there is none; `states` are the edits' as they were made anew."""
         if self.run.folder is None or not self._path().is_file():
             return None
         tensors, state = checkpoint.load(self._path())
-        self._put({k: v for k, v in tensors.items() if not k.startswith("o|")})
+        self._put({k: v for k, v in tensors.items() if k[:2] in ("w|", "b|")})
+        restored = [dict(s) if isinstance(s, Mapping) else s for s in states]
+        for i, key, target in self._of_parameters(states):
+            restored[i][key] = self.parallel.like(tensors[f"e|{i}|{key}"], target)
         moments = {}
         for key, value in tensors.items():
             if key.startswith("o|"):
@@ -86,7 +90,10 @@ class Keeper:
                 moments[key[2:]] = self.parallel.like(value, target) if value.ndim else value
         checkpoint.restore_optimiser(self.optimiser, self.params, moments)
         self.run.say(f"resumed at step {state['step']}")
-        return Resumed(state["step"], state["memory"], state["stopped"])
+        return Resumed(state["step"], state["kept"], restored)
+
+    def _of_parameters(self, states: Sequence[Any]) -> list[tuple[int, str, Tensor]]:
+        return [(i, k, v) for i, s in enumerate(states) if isinstance(s, Mapping) for k, v in s.items() if k in self.params]
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], **state: Any) -> None:
         whole = {k: self.parallel.full(v.detach()) for k, v in tensors.items()}

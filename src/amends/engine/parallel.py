@@ -55,11 +55,15 @@ class Parallel:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def wrap(self, call: nn.Module) -> nn.Module:
-        """Puts the strategy around a module and moves it to the device."""
+    def wrap(self, call: nn.Module, partly: bool = False) -> nn.Module:
+        """Puts the strategy around a module and moves it to the device; `partly`: not every step uses every weight."""
         if self.strategy == "none":
             return call.to(self.device)
         if self.strategy == "ddp":
+            if partly:
+                from accelerate.utils import DistributedDataParallelKwargs
+
+                self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
             return self._accelerator.prepare_model(call)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

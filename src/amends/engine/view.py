@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from amends.core.errors import NeedsReference, UserError
-from amends.core.types import Batch, Likelihood
+from amends.core.types import Batch, Hidden, Likelihood
 
 
 class RoleView:
@@ -14,6 +14,7 @@ class RoleView:
 
     def __init__(self, subject: Any, batch: Batch, num_rows: int, reference: Any | None) -> None:
         self._subject, self._all, self._num_rows, self._reference = subject, batch, num_rows, reference
+        self._hidden: dict[tuple[str, int], Hidden] = {}
 
     @cached_property
     def _policy(self) -> Likelihood:
@@ -21,9 +22,12 @@ class RoleView:
 
     @cached_property
     def _ref(self) -> Likelihood:
+        return self._start().likelihood(self._all)
+
+    def _start(self) -> Any:
         if self._reference is None:
             raise NeedsReference("this objective needs the reference model, and the stage has none")
-        return self._reference.likelihood(self._all)
+        return self._reference
 
     @property
     def batch(self) -> Batch:
@@ -39,6 +43,18 @@ class RoleView:
     def reference(self) -> Likelihood:
         """The start model, without gradient."""
         return self._ref if self._num_rows == len(self._all) else self._ref.rows(0, self._num_rows)
+
+    def hidden(self, at: int) -> Hidden:
+        """The policy's activations behind a block, of the rows without their alternatives."""
+        if ("policy", at) not in self._hidden:
+            self._hidden["policy", at] = self._subject.hidden(self.batch, at)
+        return self._hidden["policy", at]
+
+    def reference_hidden(self, at: int) -> Hidden:
+        """The start model's."""
+        if ("reference", at) not in self._hidden:
+            self._hidden["reference", at] = self._start().hidden(self.batch, at)
+        return self._hidden["reference", at]
 
     @property
     def alternative(self) -> _Half:
@@ -65,6 +81,12 @@ class _Half:
     @property
     def reference(self) -> Likelihood:
         return self._whole._ref.rows(self._whole._num_rows, len(self._whole._all))
+
+    def hidden(self, at: int) -> Hidden:
+        raise UserError("activations are those of a role's own rows, not of their alternatives")
+
+    def reference_hidden(self, at: int) -> Hidden:
+        return self.hidden(at)
 
     @property
     def alternative(self) -> _Half:

@@ -97,12 +97,14 @@ class Recipe:
     """Claims that the run itself checks."""
 
     def check_data(self, data: Bundle) -> None:
-        """Raises UserError for a role that a stage, a metric or an attack needs and the data lacks."""
+        """Raises UserError for what a stage, a metric or an attack needs: a role of the data, or a benchmark's own files."""
         for stage in self.stages:
             _at(f"stages.{stage.name}", lambda stage=stage: stage.maker.objective_on(data))
         for i, metric in enumerate(self.measure):
             for role in sorted(metric.roles()):
                 _at(f"measure.{i} ({metric.name})", lambda role=role: data[role])
+            if hasattr(metric, "check"):
+                _at(f"measure.{i} ({metric.name})", metric.check)
         for i, attack in enumerate(self.attack):
             _at(f"attack.{i}", lambda attack=attack: attack.objective_on(data))
 
@@ -274,8 +276,8 @@ def _check_attacks(recipe: Recipe, given: bool) -> None:
 
 
 def attack_name(attack: Any) -> str:
-    """What results and claims call an attack."""
-    return type(attack).__name__.lower()
+    """What results and claims call an attack; two settings of one attack have two names."""
+    return attack.name
 
 
 def _list(value: Any, at: str) -> list[Any]:

@@ -7,6 +7,7 @@ Every process of a distributed run does the same work in step; the main one writ
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import shutil
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 from amends.core import catalog, fingerprint
 from amends.core.errors import UserError
 from amends.core.types import Measurement
+from amends.data.bundle import Bundle
 from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
@@ -303,7 +305,9 @@ class _Run:
         path = folder / "reading.json.gz"
         if not load_reading(evaluation, path, key):
             evaluation.subject = self._load(stage.name, seed)
-            attack(evaluation.subject, self.data, run)
+            changed = attack(evaluation.subject, self.data, run)
+            if isinstance(changed, Bundle):
+                evaluation.data = changed
             for metric in metrics:
                 metric.measure(evaluation, None)
             if self.record.writes:
@@ -341,7 +345,7 @@ class _Run:
             rows = [r for r in self.recovered if (r["subject"], r["attack"], r["metric"]) == (name, attack, metric)]
         else:
             rows = [r for r in self.measured if (r["subject"], r["attack"], r["name"]) == (name, None, quantity)]
-        return [r["value"] for r in rows if r["value"] is not None]
+        return [r["value"] for r in rows if r["value"] is not None and not math.isnan(r["value"])]
 
     def _say(self, text: str) -> None:
         if self.record.writes:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from amends.core.errors import UserError
-from amends.core.types import Batch, Encoded, Likelihood, Sample
+from amends.core.types import Batch, Encoded, Hidden, Likelihood, Sample
+from amends.subjects.blocks import Shell
 from amends.subjects.distributions import Categorical, row_sums
 
 PLAIN_PROMPT = "Question: {question}\nAnswer:"
@@ -28,14 +29,18 @@ _DROPOUTS = ("dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_
              "activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")  # fmt: skip
 
 
-class _OnSupervised(nn.Module):
-    """Calls the model with its head on chosen positions; a module, so that DDP and FSDP2 can wrap it."""
+_TURN = (("user", "question"), ("assistant", "answer"))
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, input_ids: Tensor, position_N: Tensor) -> Tensor:
+class _OnSupervised(Shell):
+    """Calls the model with its head on chosen positions."""
+
+    def forward(self, *inputs: Any, until: int | None = None) -> Tensor:
+        """Of (input_ids, position_N) the logits [N, V] at those positions; of input_ids the output [B, T, C] of a block."""
+        input_ids = inputs[0]
+        if until is not None:
+            return self.up_to(until, lambda: self.model(input_ids=input_ids, use_cache=False))
+        position_N = inputs[1]
         head = self.model.get_output_embeddings()  # type: ignore[operator]
 
         def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -97,12 +102,20 @@ class CausalLM:
     # ------------------------------------------------------------------ rows to tensors
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The tokens the model sees before the answer, generation prompt included; [] for plain text rows."""
+        """The tokens the model sees before the answer, generation prompt included; [] for plain text rows.
+
+        A question may come with `before`, questions and answers of turns that went before it, and with `lead`, words
+        that are put into the model's mouth and that its answer goes on from.
+        """
         data = sample.data
+        lead = data.get("lead", "")
         if "question" in data and self.tokenizer.chat_template:
-            return self._chat([{"role": "user", "content": data["question"]}])
+            turns = [(role, turn[key]) for turn in data.get("before", ()) for role, key in _TURN]
+            return self._chat([{"role": r, "content": c} for r, c in [*turns, ("user", data["question"])]], lead)
         if "question" in data:
-            return self._start() + self._ids(PLAIN_PROMPT.format(question=data["question"]))
+            shown = "".join(f"{PLAIN_PROMPT} {{answer}}\n\n".format(**turn) for turn in data.get("before", ()))
+            asked = PLAIN_PROMPT.format(question=data["question"])
+            return self._start() + self._ids(shown + asked + (f" {lead}" if lead else ""))
         if "prompt" in data:
             return self._start() + self._ids(data["prompt"])
         return self._start()
@@ -111,7 +124,7 @@ class CausalLM:
         """The supervised tokens: the answer and the closing token."""
         data = sample.data
         if "question" in data:
-            glue = "" if self.tokenizer.chat_template else " "
+            glue = "" if self.tokenizer.chat_template and not data.get("lead") else " "
             return [*self._ids(glue + data["answer"].strip()), self.closing_id]
         text = data["answer"] if "prompt" in data else data["text"]
         return [*self._ids(text), self.tokenizer.eos_token_id]
@@ -165,6 +178,13 @@ class CausalLM:
         logits_NV = self.call(batch["input_ids"], position_N)
         dist = Categorical(logits_NV, batch["input_ids"][row_N, t_N], row_N)
         return Likelihood(row_sums(dist.nll(), row_N, len(batch)), supervised.sum(1), dist)
+
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """The residual stream behind block `at`, of prompt and answer tokens: what is behind a row's end is padding."""
+        output_BTC = self.call(batch["input_ids"], until=at)
+        inside_BT = batch["supervised"].flip(1).cumsum(1).flip(1) > 0  # a row ends with its last supervised token
+        row_N, t_N = inside_BT.nonzero(as_tuple=True)
+        return Hidden(output_BTC[row_N, t_N], row_N)
 
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], max_new_tokens: int = 48, batch_size: int = 16) -> Iterator[list[str]]:
@@ -240,6 +260,6 @@ class CausalLM:
         first = self._ids(after)[:1]
         return first[0] if first and first[0] in self.tokenizer.all_special_ids else self.tokenizer.eos_token_id
 
-    def _chat(self, messages: list[dict[str, str]]) -> list[int]:
+    def _chat(self, messages: list[dict[str, str]], lead: str) -> list[int]:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return self._ids(text)
+        return self._ids(text + lead)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from amends.core.types import Batch, Encoded, Likelihood, Sample
+from amends.core.types import Batch, Encoded, Hidden, Likelihood, Sample
+from amends.subjects.blocks import Shell
 from amends.subjects.distributions import Categorical
-from amends.subjects.images import encode_image, one_each, save_module, stack
+from amends.subjects.images import encode_image, flat, one_each, save_module, stack
 
 
 class Classifier:
@@ -21,11 +22,11 @@ class Classifier:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.call: nn.Module = module
+        self.call: nn.Module = Shell(module)
 
-    def adopt(self, call: nn.Module) -> None:
-        """Takes over a replaced module."""
-        self.call = self.module = call
+    def adopt(self, call: Any) -> None:
+        """Takes over a replaced `call`, with the module inside it."""
+        self.call, self.module = call, call.model
 
     def encode(self, sample: Sample) -> Encoded:
         """The image and its label as tensors."""
@@ -47,6 +48,10 @@ class Classifier:
         """-log p(label | image)."""
         dist = Categorical(self.call(batch["image"]), batch["label"], torch.arange(len(batch), device=batch["label"].device))
         return Likelihood(dist.nll(), self.count(batch), dist)
+
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """What block `at` puts out, one flat row an image."""
+        return flat(self.call(batch["image"], until=at))
 
     def save(self, folder: Path) -> None:
         """The weights as safetensors."""

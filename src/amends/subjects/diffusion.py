@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from amends.core.types import Batch, Encoded, Likelihood, Sample
+from amends.core.types import Batch, Encoded, Hidden, Likelihood, Sample
+from amends.subjects.blocks import Shell
 from amends.subjects.distributions import Gaussian
-from amends.subjects.images import encode_image, one_each, save_module, stack
+from amends.subjects.images import encode_image, flat, one_each, save_module, stack
 
 
 class Denoiser:
@@ -30,11 +31,11 @@ class Denoiser:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.call: nn.Module = module
+        self.call: nn.Module = Shell(module)
 
-    def adopt(self, call: nn.Module) -> None:
-        """Takes over a replaced module."""
-        self.call = self.module = call
+    def adopt(self, call: Any) -> None:
+        """Takes over a replaced `call`, with the module inside it."""
+        self.call, self.module = call, call.model
 
     def encode(self, sample: Sample) -> Encoded:
         """The clean image and its concept."""
@@ -57,11 +58,17 @@ class Denoiser:
     def likelihood(self, batch: Batch) -> Likelihood:
         """Mean squared error of the predicted noise at the batch's level and noise, weight 1 (Ho et al.'s simple loss)."""
         level = batch["level"]
-        angle = (level * torch.pi / 2).reshape(-1, *[1] * (batch["image"].ndim - 1))
-        noisy = angle.cos() * batch["image"] + angle.sin() * batch["noise"]
-        predicted = self.call(noisy, level, batch["label"])
+        predicted = self.call(self._noisy(batch), level, batch["label"])
         dist = Gaussian(predicted, batch["noise"], 2 * torch.ones_like(level))
         return Likelihood(dist.nll(), self.count(batch), dist)
+
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """What block `at` puts out at the batch's level and noise, one flat row an image."""
+        return flat(self.call(self._noisy(batch), batch["level"], batch["label"], until=at))
+
+    def _noisy(self, batch: Batch) -> Tensor:
+        angle = (batch["level"] * torch.pi / 2).reshape(-1, *[1] * (batch["image"].ndim - 1))
+        return angle.cos() * batch["image"] + angle.sin() * batch["noise"]
 
     def save(self, folder: Path) -> None:
         """The weights as safetensors."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from amends.core.types import Batch, Encoded, Sample
+from amends.core.types import Batch, Encoded, Hidden, Sample
 
 
 def encode_image(sample: Sample) -> Encoded:
@@ -26,6 +26,11 @@ def stack(rows: Sequence[Encoded]) -> Batch:
 def one_each(batch: Batch) -> Tensor:
     """[B] ones: a row is one term."""
     return torch.ones(len(batch), dtype=torch.long, device=batch["label"].device)
+
+
+def flat(output: Tensor) -> Hidden:
+    """A block's output [B, ...] as one position a row."""
+    return Hidden(output.flatten(1), torch.arange(len(output), device=output.device))
 
 
 def save_module(module: nn.Module, folder: Path) -> None:

@@ -7,19 +7,22 @@ it is computed once before the first step; a divergence needs the full distribut
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from amends.core.types import Batch, Likelihood
+from amends.core.errors import NeedsReference
+from amends.core.types import Batch, Hidden, Likelihood
 
 
 class Reference(Protocol):
     """Something that answers for the start model."""
 
     def likelihood(self, batch: Batch) -> Likelihood: ...
+    def hidden(self, batch: Batch, at: int) -> Hidden: ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Cached:
         nll_B = torch.tensor([self.nll[i] for i in batch.ids], dtype=torch.float32, device=count_B.device)
         return Likelihood(nll_B, count_B)
 
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """Activations are not kept."""
+        raise NeedsReference("this objective needs the reference model's activations, and only its log-likelihoods were kept")
+
 
 @dataclass(frozen=True)
 class AdapterOff:
@@ -45,11 +52,22 @@ class AdapterOff:
     @torch.no_grad()
     def likelihood(self, batch: Batch) -> Likelihood:
         """One forward of the base weights."""
+        with self._off():
+            return self.subject.likelihood(batch)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """One forward of the base weights up to a block."""
+        with self._off():
+            return self.subject.hidden(batch, at)
+
+    @contextmanager
+    def _off(self) -> Iterator[None]:
         was_training = self.subject.call.training
         self.subject.call.eval()  # the base weights may have a dropout of their own
         try:
             with self.subject.module.disable_adapter():
-                return self.subject.likelihood(batch)
+                yield
         finally:
             self.subject.call.train(was_training)
 
@@ -64,6 +82,11 @@ class Frozen:
     def likelihood(self, batch: Batch) -> Likelihood:
         """One forward of the copy."""
         return self.subject.likelihood(batch)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch, at: int) -> Hidden:
+        """One forward of the copy up to a block."""
+        return self.subject.hidden(batch, at)
 
 
 def frozen_copy(subject: Any) -> Frozen:

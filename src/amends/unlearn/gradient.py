@@ -38,6 +38,8 @@ class Gradient:
     """What is done to gradients and weights."""
     guards: Annotated[tuple[Any, ...], Part("guards", many=True), SkipValidation] = ()
     """What may stop the run and keeps its best weights."""
+    augment: Annotated[tuple[Any, ...], Part("augments", many=True), SkipValidation] = ()
+    """Rows and alternatives that are made before training, with the start model where it is needed."""
     lora: Lora | None = None
     """Train an adapter instead of all weights; it is merged at the end, and switched off it is the reference."""
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
@@ -49,6 +51,8 @@ class Gradient:
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
         """Unlearns in place; an adapter is merged into the weights at the end."""
+        for augment in self.augment:
+            data = augment(subject, data, run)
         if self.lora is not None:
             self.lora.attach(subject, run.seed)
         outcome = fit(
@@ -73,6 +77,8 @@ class Gradient:
         """The objective; raises UserError for a role (of a guard, too) or an alternative that the data does not have."""
         if not self.objective:
             raise UserError("objective: give at least one term")
+        for augment in self.augment:
+            data = augment.objective_on(data)
         self.num_steps(data)
         for guard in self.guards:
             data[guard.role]

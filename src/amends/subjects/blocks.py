@@ -1,0 +1,64 @@
+"""The repeated blocks of a model, and forwards that stop behind one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from amends.core.errors import UserError
+
+
+class Shell(nn.Module):
+    """Calls the model inside it, or only as far as one block; a module, so that DDP and FSDP2 can wrap it.
+
+    DDP sees gradients only of what its own forward returned, so the early stop has to happen inside.
+    """
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any, until: int | None = None) -> Tensor:
+        """The model's output, or that of block `until`."""
+        return self.model(*inputs) if until is None else self.up_to(until, lambda: self.model(*inputs))
+
+    def up_to(self, at: int, call: Callable[[], Any]) -> Tensor:
+        """The output of block `at` in a forward that ends there."""
+
+        def stop(_: nn.Module, __: Any, output: Any) -> None:
+            raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+        hook = block(self.model, at).register_forward_hook(stop)
+        try:
+            call()
+        except _Reached as reached:
+            return reached.output
+        finally:
+            hook.remove()
+        raise RuntimeError(f"block {at} was not called in a forward of the model")
+
+
+class _Reached(Exception):
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1]
+    if lists:
+        return list(max(lists, key=len))
+    return [child for child in model.children() if any(True for _ in child.parameters())]
+
+
+def block(model: nn.Module, at: int) -> nn.Module:
+    """Block `at`, counted from 0, or from the end when negative; raises UserError when there is none."""
+    found = blocks(model)
+    if not -len(found) <= at < len(found):
+        raise UserError(f"there is no block {at}: the model has {len(found)}, 0 to {len(found) - 1}")
+    return found[at]
