@@ -77,10 +77,11 @@ class Subject(Protocol):
         """The per-example likelihood, with gradient."""
         ...
 
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """What block `at` puts out for every position that is not padding, with gradient; -1 is the last block.
 
-        Nothing behind that block is computed. Raises UserError when the model has no such block.
+        A float is a share of the depth: 0.25 is block 8 of 32. Nothing behind that block is computed. Raises UserError
+        when the model has no such block.
         """
         ...
 
@@ -109,11 +110,11 @@ class View(Protocol):
         """The same prompts with another answer. Raises UserError if the role has none."""
         ...
 
-    def hidden(self, at: int) -> Hidden:
+    def hidden(self, at: float) -> Hidden:
         """Activations of the policy behind block `at`, with gradient."""
         ...
 
-    def reference_hidden(self, at: int) -> Hidden:
+    def reference_hidden(self, at: float) -> Hidden:
         """The start model's, without gradient. Raises NeedsReference if there is none."""
         ...
 
@@ -221,6 +222,14 @@ class Attack(Protocol):
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle | None:
         """Attacks; returns the rows to read the model with (the same ids), or None for the rows as they are."""
+        ...
+
+
+class Informed(Protocol):
+    """What an attack may have besides: rows that it was given, which are no evidence of memory."""
+
+    def held(self, data: Bundle, seed: int) -> frozenset[str]:
+        """Their ids; what comes back is also read on the other rows alone."""
         ...
 
 

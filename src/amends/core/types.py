@@ -111,11 +111,14 @@ class Hidden(NamedTuple):
     state_NC: Tensor
     row_N: Tensor
     """Which row of the batch each position belongs to."""
+    answer_N: Tensor | None = None
+    """Whether what the position predicts is supervised; None where each one is such a position (an image)."""
 
     def rows(self, start: int, stop: int) -> Hidden:
         """The positions of a slice of the rows."""
         keep = (self.row_N >= start) & (self.row_N < stop)
-        return Hidden(self.state_NC[keep], self.row_N[keep] - start)
+        answer_N = None if self.answer_N is None else self.answer_N[keep]
+        return Hidden(self.state_NC[keep], self.row_N[keep] - start, answer_N)
 
 
 class Mean(NamedTuple):

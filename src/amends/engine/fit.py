@@ -42,6 +42,8 @@ class Outcome(NamedTuple):
     steps: int
     stopped: str | None
     seconds: float
+    suppression: str | None = None
+    """A sentence, where the weights still hold what the output no longer shows."""
 
 
 def fit(

@@ -155,6 +155,18 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def from_main(tensor: Tensor) -> Tensor:
+    """The main process's values, in place, on every process, also where no `Parallel` is at hand."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(tensor, src=0)
+    return tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor, as a view of it (itself when it is whole)."""
+    return tensor.to_local() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[attr-defined]
+
+
 def _blocks(call: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a model: the elements of every list of two or more modules of one class."""
     found: list[nn.Module] = []

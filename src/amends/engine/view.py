@@ -14,7 +14,7 @@ class RoleView:
 
     def __init__(self, subject: Any, batch: Batch, num_rows: int, reference: Any | None) -> None:
         self._subject, self._all, self._num_rows, self._reference = subject, batch, num_rows, reference
-        self._hidden: dict[tuple[str, int], Hidden] = {}
+        self._hidden: dict[tuple[str, float], Hidden] = {}
 
     @cached_property
     def _policy(self) -> Likelihood:
@@ -44,13 +44,13 @@ class RoleView:
         """The start model, without gradient."""
         return self._ref if self._num_rows == len(self._all) else self._ref.rows(0, self._num_rows)
 
-    def hidden(self, at: int) -> Hidden:
+    def hidden(self, at: float) -> Hidden:
         """The policy's activations behind a block, of the rows without their alternatives."""
         if ("policy", at) not in self._hidden:
             self._hidden["policy", at] = self._subject.hidden(self.batch, at)
         return self._hidden["policy", at]
 
-    def reference_hidden(self, at: int) -> Hidden:
+    def reference_hidden(self, at: float) -> Hidden:
         """The start model's."""
         if ("reference", at) not in self._hidden:
             self._hidden["reference", at] = self._start().hidden(self.batch, at)
@@ -82,10 +82,10 @@ class _Half:
     def reference(self) -> Likelihood:
         return self._whole._ref.rows(self._whole._num_rows, len(self._whole._all))
 
-    def hidden(self, at: int) -> Hidden:
+    def hidden(self, at: float) -> Hidden:
         raise UserError("activations are those of a role's own rows, not of their alternatives")
 
-    def reference_hidden(self, at: int) -> Hidden:
+    def reference_hidden(self, at: float) -> Hidden:
         return self.hidden(at)
 
     @property

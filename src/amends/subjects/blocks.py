@@ -22,11 +22,11 @@ class Shell(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Any, until: int | None = None) -> Tensor:
+    def forward(self, *inputs: Any, until: float | None = None) -> Tensor:
         """The model's output, or that of block `until`."""
         return self.model(*inputs) if until is None else self.up_to(until, lambda: self.model(*inputs))
 
-    def up_to(self, at: int, call: Callable[[], Any]) -> Tensor:
+    def up_to(self, at: float, call: Callable[[], Any]) -> Tensor:
         """The output of block `at` in a forward that ends there."""
 
         def stop(_: nn.Module, __: Any, output: Any) -> None:
@@ -56,9 +56,21 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [child for child in model.children() if any(True for _ in child.parameters())]
 
 
-def block(model: nn.Module, at: int) -> nn.Module:
-    """Block `at`, counted from 0, or from the end when negative; raises UserError when there is none."""
+def block(model: nn.Module, at: float) -> nn.Module:
+    """Block `at`, see `place`."""
     found = blocks(model)
-    if not -len(found) <= at < len(found):
-        raise UserError(f"there is no block {at}: the model has {len(found)}, 0 to {len(found) - 1}")
-    return found[at]
+    return found[place(at, len(found))]
+
+
+def place(at: float, num_blocks: int) -> int:
+    """The index of a block: counted from 0, or from the end when negative; a float is a share of the depth.
+
+    Raises UserError when there is no such block.
+
+    >>> place(7, 32), place(-1, 32), place(0.25, 32), place(1.0, 32)
+    (7, 31, 8, 31)
+    """
+    index = min(int(at * num_blocks), num_blocks - 1) if isinstance(at, float) else at
+    if not -num_blocks <= index < num_blocks:
+        raise UserError(f"there is no block {at}: the model has {num_blocks}, 0 to {num_blocks - 1}")
+    return index % num_blocks

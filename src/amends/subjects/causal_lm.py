@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from amends.core.errors import UserError
 from amends.core.types import Batch, Encoded, Hidden, Likelihood, Sample
 from amends.subjects.blocks import Shell
 from amends.subjects.distributions import Categorical, row_sums
+from amends.subjects.prefix import can_share, rest_logits, shared_length
 
 PLAIN_PROMPT = "Question: {question}\nAnswer:"
 """How a question is put to a model without a chat template (TOFU's form for Phi)."""
@@ -29,14 +31,20 @@ _DROPOUTS = ("dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_
              "activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")  # fmt: skip
 
 
+INNER = "target_config"
+"""Where the config of a model around another model has that other's."""
+
 _TURN = (("user", "question"), ("assistant", "answer"))
 
 
 class _OnSupervised(Shell):
     """Calls the model with its head on chosen positions."""
 
-    def forward(self, *inputs: Any, until: int | None = None) -> Tensor:
-        """Of (input_ids, position_N) the logits [N, V] at those positions; of input_ids the output [B, T, C] of a block."""
+    def forward(self, *inputs: Any, until: float | None = None, common: int = 0) -> Tensor:
+        """Of (input_ids, position_N) the logits [N, V] at those positions; of input_ids the output [B, T, C] of a block.
+
+        The first `common` tokens of all rows are the same and go through the model once; positions count behind them.
+        """
         input_ids = inputs[0]
         if until is not None:
             return self.up_to(until, lambda: self.model(input_ids=input_ids, use_cache=False))
@@ -48,6 +56,8 @@ class _OnSupervised(Shell):
 
         hook = head.register_forward_pre_hook(select)
         try:
+            if common:
+                return rest_logits(self.model, input_ids, common)
             return self.model(input_ids=input_ids, use_cache=False).logits
         finally:
             hook.remove()
@@ -55,6 +65,21 @@ class _OnSupervised(Shell):
     def generate(self, **options: Any) -> Tensor:
         """The model's own, entered through this module, where FSDP2 gathers the weights."""
         return self.model.generate(**options)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Makes a greedy choice a draw from softmax(scores / temperature): argmax of the scores plus Gumbel noise.
+
+    transformers' own sampling draws from torch's global stream; this draws from a stream of its own, on any device.
+    """
+
+    temperature: float
+    rng: torch.Generator
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        waits = torch.empty(scores.shape).exponential_(generator=self.rng).to(scores.device)
+        return scores / self.temperature - waits.log()
 
 
 def silenced(config: Any) -> dict[str, float]:
@@ -65,7 +90,13 @@ def silenced(config: Any) -> dict[str, float]:
     rates = {key: rate for key in _DROPOUTS if (rate := getattr(config, key, None))}
     for key in rates:
         setattr(config, key, 0.0)
-    return rates
+    inner = getattr(config, INNER, None)
+    return rates | ({} if inner is None else {f"{INNER}.{key}": rate for key, rate in silenced(inner).items()})
+
+
+def _holder(config: Any, path: str) -> tuple[Any, str]:
+    """The config that a dotted path of `silenced` ends in, and the key there."""
+    return (getattr(config, INNER), path.removeprefix(f"{INNER}.")) if path.startswith(f"{INNER}.") else (config, path)
 
 
 class CausalLM:
@@ -98,6 +129,13 @@ class CausalLM:
     def wrap(self, module: Any) -> None:
         """Puts another model in the place of this one: the same one with an adapter, or with it merged."""
         self.adopt(_OnSupervised(module))
+
+    def load(self, folder: Path) -> None:
+        """Takes over the model of a folder, whatever its architecture is."""
+        from amends.subjects.load import opened
+
+        module, self.dropouts = opened(str(folder), dtype="auto")
+        self.wrap(module)
 
     # ------------------------------------------------------------------ rows to tensors
 
@@ -174,23 +212,29 @@ class CausalLM:
         """
         supervised = batch["supervised"]
         row_N, t_N = supervised.nonzero(as_tuple=True)
-        position_N = row_N * supervised.shape[1] + t_N - 1
-        logits_NV = self.call(batch["input_ids"], position_N)
+        common = shared_length(batch["input_ids"], int(t_N.min()) - 1) if can_share(self.module) else 0
+        position_N = row_N * (supervised.shape[1] - common) + t_N - 1 - common
+        logits_NV = self.call(batch["input_ids"], position_N, common=common)
         dist = Categorical(logits_NV, batch["input_ids"][row_N, t_N], row_N)
         return Likelihood(row_sums(dist.nll(), row_N, len(batch)), supervised.sum(1), dist)
 
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """The residual stream behind block `at`, of prompt and answer tokens: what is behind a row's end is padding."""
         output_BTC = self.call(batch["input_ids"], until=at)
         inside_BT = batch["supervised"].flip(1).cumsum(1).flip(1) > 0  # a row ends with its last supervised token
         row_N, t_N = inside_BT.nonzero(as_tuple=True)
-        return Hidden(output_BTC[row_N, t_N], row_N)
+        predicts_BT = nn.functional.pad(batch["supervised"][:, 1:], (0, 1))
+        return Hidden(output_BTC[row_N, t_N], row_N, predicts_BT[row_N, t_N])
 
     @torch.no_grad()
-    def generate(self, samples: Sequence[Sample], max_new_tokens: int = 48, batch_size: int = 16) -> Iterator[list[str]]:
-        """Greedy answers, one list a batch, in the order given (prompts are padded on the left).
+    def generate(
+        self, samples: Sequence[Sample], max_new_tokens: int = 48, batch_size: int = 16,
+        sampling: tuple[float, torch.Generator] | None = None,
+    ) -> Iterator[list[str]]:  # fmt: skip
+        """Answers, one list a batch, in the order given (prompts are padded on the left): greedy ones, or drawn ones.
 
-        An answer ends where the context ends; raises UserError when a prompt alone fills it.
+        `sampling` is a temperature and the stream to draw from; equal streams draw equal answers. An answer ends where
+        the context ends; raises UserError when a prompt alone fills it.
         """
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         device = next(self.module.parameters()).device
@@ -210,6 +254,7 @@ class CausalLM:
                 input_ids=ids, attention_mask=mask, max_new_tokens=min(max_new_tokens, self.max_length - width),
                 do_sample=False, temperature=None, top_p=None, top_k=None, pad_token_id=pad,
                 eos_token_id=sorted({self.tokenizer.eos_token_id, self.closing_id}),
+                logits_processor=[] if sampling is None else [_Drawn(*sampling)],
             )  # fmt: skip
             yield self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
 
@@ -232,15 +277,15 @@ class CausalLM:
 
     @contextmanager
     def _original_dropouts(self) -> Iterator[None]:
-        config = self.module.config
-        now: Mapping[str, float] = {k: getattr(config, k) for k in self.dropouts}
-        for key, value in self.dropouts.items():
-            setattr(config, key, value)
+        held = {path: _holder(self.module.config, path) for path in self.dropouts}
+        now: Mapping[str, float] = {path: getattr(*held[path]) for path in self.dropouts}
+        for path, value in self.dropouts.items():
+            setattr(*held[path], value)
         try:
             yield
         finally:
-            for key, value in now.items():
-                setattr(config, key, value)
+            for path, value in now.items():
+                setattr(*held[path], value)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

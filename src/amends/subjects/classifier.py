@@ -49,7 +49,7 @@ class Classifier:
         dist = Categorical(self.call(batch["image"]), batch["label"], torch.arange(len(batch), device=batch["label"].device))
         return Likelihood(dist.nll(), self.count(batch), dist)
 
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """What block `at` puts out, one flat row an image."""
         return flat(self.call(batch["image"], until=at))
 

@@ -62,7 +62,7 @@ class Denoiser:
         dist = Gaussian(predicted, batch["noise"], 2 * torch.ones_like(level))
         return Likelihood(dist.nll(), self.count(batch), dist)
 
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """What block `at` puts out at the batch's level and noise, one flat row an image."""
         return flat(self.call(self._noisy(batch), batch["level"], batch["label"], until=at))
 

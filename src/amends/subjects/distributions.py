@@ -6,10 +6,13 @@ sum can touch them by mistake.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from amends.core.errors import UserError
+from amends.core.types import Likelihood
 
 
 def row_sums(values_N: Tensor, row_N: Tensor, num_rows: int) -> Tensor:
@@ -17,9 +20,9 @@ def row_sums(values_N: Tensor, row_N: Tensor, num_rows: int) -> Tensor:
     return values_N.new_zeros(num_rows).index_add(0, row_N, values_N)
 
 
-def _precise(logits: Tensor) -> Tensor:
+def precise(values: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +35,13 @@ class Categorical:
 
     def kl(self, other: Categorical) -> Tensor:
         """KL(self || other) for each term, in nats, [N]."""
-        p = torch.log_softmax(_precise(self.logits_NV), -1)
-        q = torch.log_softmax(_precise(other.logits_NV), -1)
+        p = torch.log_softmax(precise(self.logits_NV), -1)
+        q = torch.log_softmax(precise(other.logits_NV), -1)
         return (p.exp() * (p - q)).sum(-1)
 
     def nll(self) -> Tensor:
         """-log p(target) for each term, [N]."""
-        return torch.nn.functional.cross_entropy(_precise(self.logits_NV), self.target_N, reduction="none")
+        return torch.nn.functional.cross_entropy(precise(self.logits_NV), self.target_N, reduction="none")
 
     def rows(self, start: int, stop: int) -> Categorical:
         """The terms of rows start..stop."""
@@ -70,3 +73,14 @@ class Gaussian:
     def rows(self, start: int, stop: int) -> Gaussian:
         """A slice of the rows."""
         return Gaussian(self.mean_B[start:stop], self.target_B[start:stop], self.weight_B[start:stop])
+
+
+def classes(likelihood: Likelihood) -> Categorical:
+    """A likelihood's prediction over words or classes, in float32 or wider; raises UserError where there is none."""
+    dist = likelihood.dist
+    if not isinstance(dist, Categorical):
+        raise UserError(
+            "this objective has a term that needs a prediction over words or classes, and this model "
+            f"gives a {type(dist).__name__}: use a term on likelihoods alone, such as `npo` or `wga`"
+        )
+    return replace(dist, logits_NV=precise(dist.logits_NV))

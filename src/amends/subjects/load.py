@@ -7,6 +7,7 @@ safetensors in the cache (`$AMENDS_CACHE`, else `~/.cache/amends`), under the fi
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -55,23 +56,31 @@ class HF:
         return self._open(self.name)
 
     def _open(self, where: str) -> CausalLM:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
         try:
             with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(where, **options)
-                config = AutoConfig.from_pretrained(where, **options)
-                rates = silenced(config)
-                module = AutoModelForCausalLM.from_pretrained(
-                    where, config=config, dtype=self.dtype, use_safetensors=True, **options
-                )
+                tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, trust_remote_code=False)
+            module, rates = opened(where, dtype=self.dtype, revision=self.revision)
         except Exception as error:  # a folder of the user's: each of the libraries that read it has errors of its own
             first = str(error).strip().split("\n")[0]
             raise UserError(f"{self.name}: could not be loaded as a causal language model ({first})") from None
-        subject = CausalLM(module.eval(), tokenizer, self.max_length)
+        subject = CausalLM(module, tokenizer, self.max_length)
         subject.dropouts = rates
         return subject
+
+
+def opened(where: str, dtype: str, revision: str | None = None) -> tuple[Any, dict[str, float]]:
+    """A model in evaluation mode, and its dropout rates, which are set to 0; architectures of this library's own included."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    importlib.import_module("amends.subjects.logit_difference")  # makes its architecture known to transformers
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    with quiet():
+        config = AutoConfig.from_pretrained(where, **options)
+        rates = silenced(config)
+        module = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, **options)
+    return module.eval(), rates
 
 
 @spec

@@ -46,6 +46,7 @@ class Lora:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(stream_seed(seed, "lora"))  # inside fork_rng: no global stream is moved
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft 0.21 reads it
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sets it right by itself
             try:
                 adapted = get_peft_model(subject.module, config)
             except ValueError as error:

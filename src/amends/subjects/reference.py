@@ -22,7 +22,7 @@ class Reference(Protocol):
     """Something that answers for the start model."""
 
     def likelihood(self, batch: Batch) -> Likelihood: ...
-    def hidden(self, batch: Batch, at: int) -> Hidden: ...
+    def hidden(self, batch: Batch, at: float) -> Hidden: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cached:
         nll_B = torch.tensor([self.nll[i] for i in batch.ids], dtype=torch.float32, device=count_B.device)
         return Likelihood(nll_B, count_B)
 
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """Activations are not kept."""
         raise NeedsReference("this objective needs the reference model's activations, and only its log-likelihoods were kept")
 
@@ -56,7 +56,7 @@ class AdapterOff:
             return self.subject.likelihood(batch)
 
     @torch.no_grad()
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """One forward of the base weights up to a block."""
         with self._off():
             return self.subject.hidden(batch, at)
@@ -84,7 +84,7 @@ class Frozen:
         return self.subject.likelihood(batch)
 
     @torch.no_grad()
-    def hidden(self, batch: Batch, at: int) -> Hidden:
+    def hidden(self, batch: Batch, at: float) -> Hidden:
         """One forward of the copy up to a block."""
         return self.subject.hidden(batch, at)
 
