@@ -16,7 +16,7 @@ from amends.core.types import Mean
 from amends.data.bundle import Bundle
 from amends.edits.clip import Clip
 from amends.edits.freeze import Freeze
-from amends.engine.fit import fit
+from amends.engine.fit import COMPARES, fit
 from amends.engine.loader import Loader
 from amends.engine.optim import SGD, AdamW
 from amends.engine.view import RoleView
@@ -27,12 +27,14 @@ from amends.terms.npo import NPO
 TERMS = [entry.name for entry in catalog.list_kind("terms")]
 EDITS = [entry.name for entry in catalog.list_kind("edits")]
 UNBOUNDED = {"ascent"}
+WEIGHED = {"wga", "satimp"}
+"""Their weights are held constant, so their value is no measure of progress: what they raise is the NLL."""
 WRAPPERS = {"constraint"}
-
-
-def test_the_catalog_was_enumerated() -> None:
-    assert len(TERMS) >= 7 and len(EDITS) >= 2
-    assert set(TERMS) >= UNBOUNDED
+KINDS = ("causal_lm", "classifier", "denoiser")
+REACHED = {
+    "causal_lm": ("model.embed_tokens.", "model.layers.0."), "classifier": ("0.",), "denoiser": ("told.",),
+}  # fmt: skip
+"""What the first quarter of each kind's blocks is made of, with whatever lies before it."""
 
 
 def term_of(name: str, **fields: Any) -> Any:
@@ -40,6 +42,18 @@ def term_of(name: str, **fields: Any) -> Any:
     if name in WRAPPERS:
         return cls(term=Weighted(term=NLL(role="forget")), **fields)
     return cls(role="forget", **fields)
+
+
+PAIRS = [(kind, name) for kind in KINDS for name in TERMS if kind != "denoiser" or Need.CLASSES not in term_of(name).needs]
+REFUSED = [(kind, name) for kind in KINDS for name in TERMS if (kind, name) not in PAIRS]
+each_term = pytest.mark.parametrize(("world", "name"), PAIRS, indirect=["world"])
+
+
+def test_the_catalog_was_enumerated() -> None:
+    assert len(TERMS) >= 15 and len(EDITS) >= 3
+    assert set(TERMS) >= UNBOUNDED | WEIGHED | WRAPPERS
+    assert len(PAIRS) > 2 * len(TERMS) and len(PAIRS) + len(REFUSED) == 3 * len(TERMS)
+    assert {name for _, name in REFUSED} >= {"undial", "ceu", "logit_flattening"}
 
 
 def few(world: Any) -> Bundle:
@@ -63,7 +77,7 @@ def test_a_term_is_a_term(name: str) -> None:
     assert isinstance(term_of(name), Term)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_three_steps_run_and_are_finite(world: Any, name: str) -> None:
     subject, run = world.make(), Memory()
     outcome = fit(
@@ -75,7 +89,7 @@ def test_three_steps_run_and_are_finite(world: Any, name: str) -> None:
     assert all(p.isfinite().all() for p in subject.module.parameters())
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_the_count_is_what_per_says_and_depends_on_the_batch_alone(world: Any, name: str) -> None:
     term, subject = term_of(name), world.make(seed=0)
     batch, num_rows = whole_batch(world, subject)
@@ -91,7 +105,7 @@ def test_the_count_is_what_per_says_and_depends_on_the_batch_alone(world: Any, n
         assert here.count_B.tolist() == own
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 @pytest.mark.parametrize("micro", [None, 2])
 def test_the_engine_divides_by_the_terms_own_global_count(world: Any, name: str, micro: int | None) -> None:
     """The value logged at step 1 is sum(total) / sum(count) over the whole batch, however it is cut."""
@@ -99,18 +113,32 @@ def test_the_engine_divides_by_the_terms_own_global_count(world: Any, name: str,
     expected = mean_of(world, term, world.make(seed=0), start).value.item()
     weighted = [Weighted(term=term, weight=0.5)]
     fit(world.make(seed=0), weighted, few(world), steps=1, optim=SGD(), batch=5, micro=micro, reference=start, run=run)
-    assert run.logged[0][f"0.{name}.forget"] == pytest.approx(0.5 * expected, rel=1e-4)
+    assert run.logged[0][f"0.{catalog.normal(name)}.forget"] == pytest.approx(0.5 * expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", TERMS)
-def test_the_gradient_reaches_every_parameter(world: Any, name: str) -> None:
-    subject = world.make(seed=0)
-    mean_of(world, term_of(name), subject, frozen_copy(world.make(seed=1))).total_B.sum().backward()
-    without = [n for n, p in subject.module.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not without
+@pytest.mark.parametrize(("world", "name"), REFUSED, indirect=["world"])
+def test_a_term_on_words_or_classes_refuses_a_model_that_predicts_none(world: Any, name: str) -> None:
+    term, run = term_of(name), Memory()
+    with pytest.raises(UserError, match="needs a prediction over words or classes, and this model gives a Gaussian"):
+        fit(world.make(), [Weighted(term=term)], world.data, steps=1, optim=SGD(), reference="start", run=run)
+    assert run.logged == []
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
+def test_the_gradient_reaches_every_parameter_that_the_term_depends_on(world: Any, name: str) -> None:
+    subject, term = world.make(seed=0), term_of(name)
+    mean_of(world, term, subject, frozen_copy(world.make(seed=1))).total_B.sum().backward()
+    reached = {n for n, p in subject.module.named_parameters() if p.grad is not None and p.grad.any()}
+    every = {n for n, _ in subject.module.named_parameters()}
+    assert reached == ({n for n in every if n.startswith(REACHED[world.kind])} if Need.HIDDEN in term.needs else every)
+
+
+def test_activations_are_known_of_every_kind() -> None:
+    assert set(REACHED) == set(KINDS)
+    assert {name for name in TERMS if Need.HIDDEN in term_of(name).needs} >= {"rmu", "embed_diff"}
+
+
+@each_term
 def test_a_reference_gets_no_gradient_and_is_not_changed(world: Any, name: str) -> None:
     subject, start = world.make(seed=0), frozen_copy(world.make(seed=1))
     before = {n: p.clone() for n, p in start.subject.module.named_parameters()}
@@ -120,26 +148,32 @@ def test_a_reference_gets_no_gradient_and_is_not_changed(world: Any, name: str) 
         assert p.grad is None and torch.equal(p, before[n])
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_descending_a_term_reduces_it(world: Any, name: str) -> None:
     term, subject, start = term_of(name), world.make(seed=0), frozen_copy(world.make(seed=1))
-    before = mean_of(world, term, subject, start).value.item()
-    data = few(world)
+    batch, num_rows = whole_batch(world, subject)
+
+    def value() -> float:
+        if name in WEIGHED:
+            return -subject.likelihood(batch).nll_B[:num_rows].sum().item()
+        return mean_of(world, term, subject, start).value.item()
+
+    before, data = value(), few(world)
     fit(subject, [Weighted(term=term)], data, steps=15, optim=AdamW(lr=3e-3), batch=5, reference=start, run=Memory())
-    after = mean_of(world, term, subject, start).value.item()
+    after = value()
     assert after < before
-    if name not in UNBOUNDED:
+    if name not in UNBOUNDED | WEIGHED:
         assert after >= 0
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_a_missing_reference_is_named_before_anything_runs(world: Any, name: str) -> None:
     term, run = term_of(name), Memory()
 
     def without_reference() -> None:
         fit(world.make(), [Weighted(term=term)], world.data, steps=1, optim=SGD(), reference=None, run=run)
 
-    if {Need.REFERENCE, Need.REFERENCE_DIST} & term.needs:
+    if COMPARES & term.needs:
         with pytest.raises(NeedsReference, match=type(term).__name__):
             without_reference()
         assert run.logged == []
@@ -147,7 +181,7 @@ def test_a_missing_reference_is_named_before_anything_runs(world: Any, name: str
         without_reference()
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_a_missing_alternative_is_named_before_anything_runs(world: Any, name: str) -> None:
     term, run, data = term_of(name), Memory(), Bundle(world.data.roles)
 
@@ -162,7 +196,7 @@ def test_a_missing_alternative_is_named_before_anything_runs(world: Any, name: s
         without_alternatives()
 
 
-@pytest.mark.parametrize("name", TERMS)
+@each_term
 def test_a_term_asks_for_no_more_than_it_needs(world: Any, name: str) -> None:
     """A view raises for what a term did not declare, so a term that works here declared all it uses."""
     term, subject = term_of(name), world.make()
@@ -171,7 +205,7 @@ def test_a_term_asks_for_no_more_than_it_needs(world: Any, name: str) -> None:
         rows=5, seed=0,
     )  # fmt: skip
     micro = loader.at(0)[0]
-    reference = frozen_copy(world.make(seed=1)) if {Need.REFERENCE, Need.REFERENCE_DIST} & term.needs else None
+    reference = frozen_copy(world.make(seed=1)) if COMPARES & term.needs else None
     assert term(RoleView(subject, micro.batch, micro.num_rows, reference)).value.isfinite()
 
 

@@ -13,24 +13,32 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from amends.augment.written import Written
 from amends.core.context import Memory
 from amends.core.spec import Weighted
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.edits.clip import Clip
 from amends.edits.freeze import Freeze
+from amends.edits.only_blocks import OnlyBlocks
+from amends.edits.weight_mask import WeightMask
 from amends.engine.fit import fit
 from amends.engine.guards import Repetition, UtilityBudget
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
 from amends.subjects.lora import Lora
 from amends.subjects.tiny import TinyDenoiser, TinyLM
+from amends.terms.constraint import Constraint
+from amends.terms.embed_diff import EmbedDiff
 from amends.terms.kl import KL
 from amends.terms.nll import NLL
 from amends.terms.npo import NPO
+from amends.terms.rmu import RMU
 
 NPO_NLL = (Weighted(term=NPO()), Weighted(term=NLL()))
 NPO_KL = (Weighted(term=NPO()), Weighted(term=KL(), weight=2.0))
+STEERED = (Weighted(term=RMU(layer=0, c=2)), Weighted(term=EmbedDiff(layer=0), weight=3.0))
+HELD = (Weighted(term=NPO()), Weighted(term=Constraint(term=NLL(role="retain"), at_most=0.5), weight=0.5))
 
 
 def data() -> Bundle:
@@ -55,6 +63,8 @@ def tiny(lora: bool = False) -> Any:
     return Lora(rank=4).attach(subject, seed=0) if lora else subject
 
 
+WRITTEN = Written(num=2, max_new_tokens=5, request="{question}")
+"""Every process has other weights, so each would write something else."""
 CASES: dict[str, dict[str, Any]] = {
     "npo": {"objective": NPO_NLL, "edits": [Clip(norm=1.0)]},
     "pieces": {"objective": NPO_NLL, "micro": 1},
@@ -64,6 +74,11 @@ CASES: dict[str, dict[str, Any]] = {
     "guarded": {"objective": (Weighted(term=NLL(), weight=-1.0),), "steps": 12, "guards": [UtilityBudget(drop=0.3, every=2)]},
     "asked": {"objective": NPO_NLL, "guards": [Repetition(every=2, rows=3)]},
     "noise": {"objective": NPO_NLL, "denoiser": True},
+    "rmu": {"objective": STEERED, "edits": [OnlyBlocks(layer=0, only=("*down_proj*",)), Clip(norm=1.0)]},
+    "rmu_everywhere": {"objective": STEERED, "micro": 2},
+    "rmu_with_nll": {"objective": (*STEERED, Weighted(term=NLL(role="retain")))},
+    "constraint": {"objective": HELD, "micro": 2},
+    "masked": {"objective": NPO_NLL, "edits": [WeightMask(keep=0.7), Clip(norm=1.0)]},
 }
 """Each case's options of `fit`; all of them start from the same weights."""
 
@@ -93,6 +108,9 @@ def main(strategy: str, folder: Path) -> None:
         out = folder / f"{case}-{parallel.rank}"
         out.with_suffix(".json").write_text(json.dumps({"logged": logged, "said": said}))
         save_file(weights, out.with_suffix(".safetensors"))
+    written = WRITTEN(TinyLM(width=32, depth=2, heads=2, vocab=300).load(data(), parallel.rank), data(), Memory(folder=folder))
+    texts = {i: s.data["answer"] for i, s in written.alternatives.items()}
+    (folder / f"written-{parallel.rank}.json").write_text(json.dumps(texts))
     torch.distributed.destroy_process_group()
 
 

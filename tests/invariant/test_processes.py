@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import amends
+from amends.core.context import Memory
 from amends.core.errors import UserError
 from amends.engine.parallel import Parallel
 
@@ -54,7 +55,7 @@ def without_norms(said: list[str]) -> list[str]:
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, strategy: str) -> None:
     two_processes(strategy, tmp_path)
     module = script()
-    assert len(module.CASES) == 8
+    assert len(module.CASES) == 13
     for case in module.CASES:
         logged, weights, said = module.run(case, None, tmp_path / f"alone-{case}")
         for rank in (0, 1):
@@ -72,6 +73,10 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, strategy: str) -> N
                 )
         saved = [load_file(f / "checkpoint.safetensors") for f in (tmp_path / case, tmp_path / f"alone-{case}")]
         assert {k: v.shape for k, v in saved[0].items()} == {k: v.shape for k, v in saved[1].items()}, case
+    texts = [json.loads((tmp_path / f"written-{rank}.json").read_text()) for rank in (0, 1)]
+    assert texts[0] == texts[1], "all processes train on what the main one wrote"
+    alone = module.WRITTEN(module.tiny(), module.data(), Memory())
+    assert texts[0] == {i: s.data["answer"] for i, s in alone.alternatives.items()}
 
 
 def test_the_cases_test_what_they_are_there_for(tmp_path: Path) -> None:
@@ -80,8 +85,15 @@ def test_the_cases_test_what_they_are_there_for(tmp_path: Path) -> None:
     assert any("utility budget spent" in text for text in module.run("guarded", None, tmp_path / "guarded")[2])
     assert module.run("kl", None)[0][-1]["1.kl.retain"] > 1e-3
     first = module.tiny().module.state_dict()
-    moved = {n for n, p in module.run("frozen", None)[1].items() if not torch.equal(p, first[n])}
-    assert moved and all("mlp" in n for n in moved)
+    for case, part in (("frozen", "mlp"), ("rmu", "layers.0.mlp.down_proj"), ("rmu_everywhere", "")):
+        moved = {n for n, p in module.run(case, None)[1].items() if not torch.equal(p, first[n])}
+        assert moved and all(part in n for n in moved), case
+    assert not any("layers.1" in n or "model.norm" in n for n in moved), "nothing behind the block is trained"
+    multipliers = [line["1.constraint.retain.multiplier"] for line in module.run("constraint", None)[0] if line["step"]]
+    assert multipliers[-1] > multipliers[0] + 1
+    same = {n: int((p == first[n]).sum()) for n, p in module.run("masked", None)[1].items()}
+    total = sum(p.numel() for n, p in first.items() if n in same)
+    assert round(0.3 * total) <= sum(same.values()) < 0.31 * total, "what the mask freezes, and hardly anything else"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -20,9 +20,22 @@ from amends.engine.view import RoleView
 from amends.subjects.causal_lm import CausalLM
 from amends.subjects.reference import frozen_copy
 from amends.subjects.tiny import TinyLM
+from amends.terms.ceu import CEU
+from amends.terms.constraint import Constraint
+from amends.terms.embed_diff import EmbedDiff
+from amends.terms.nll import NLL
 from amends.terms.npo import NPO
+from amends.terms.rmu import RMU
+from amends.terms.undial import UNDIAL
+from amends.terms.wga import WGA
 
-TERMS = [entry.load()(role="forget") for entry in catalog.list_kind("terms")]
+WRAPPERS = {"constraint"}
+"""Terms without a role of their own."""
+TERMS = [
+    *(entry.load()(role="forget") for entry in catalog.list_kind("terms") if entry.name not in WRAPPERS),
+    Constraint(term=NLL(role="forget")), RMU(tokens="answer"), RMU(layer=-1, relative=True, c=0.5, direction="orthant"),
+    EmbedDiff(role="forget", tokens="answer", layer=1), CEU(skip_first=2), WGA(per="row"), UNDIAL(per="row", beta=3),
+]  # fmt: skip
 WORDS = st.lists(
     st.sampled_from(["red", "house", "Lisbon", "quite", "old", "zebra", "x", "<|end|>"]), min_size=1, max_size=12
 ).map(" ".join)
@@ -56,7 +69,8 @@ def means(subject: CausalLM, reference: Any, batch: Batch) -> list[Mean]:
 
 
 def test_every_term_is_looked_at() -> None:
-    assert len(TERMS) >= 7
+    assert len(TERMS) >= 20
+    assert {entry.name for entry in catalog.list_kind("terms")} >= WRAPPERS
 
 
 @given(rows=ROWS, mark=st.randoms(use_true_random=False))

@@ -12,17 +12,28 @@ from amends.core import yamls
 from amends.core.errors import UserError, nearest
 from amends.core.spec import build_use
 
+PARTS = ("objective", "edits", "augment")
+"""What a preset of the stage `gradient` may hold; any other stage stands whole under `stage`."""
+
 
 @dataclass(frozen=True)
 class Method:
-    """An objective with the settings that its paper uses."""
+    """A stage with the settings that its paper uses."""
 
     name: str
     summary: str
     arxiv: str
-    objective: tuple[Mapping[str, Any], ...]
+    stage: Mapping[str, Any]
+    """The stage of a recipe, without where it starts, its length, batch and optimiser."""
     lr: Mapping[str, float]
     epochs: int
+    recipe: str | None = None
+    """The packaged recipe that shows it, where it is not the first one with the same terms."""
+
+    @property
+    def objective(self) -> tuple[Mapping[str, Any], ...]:
+        """The terms that the stage adds up; () for a stage that has no such sum."""
+        return tuple(self.stage.get("objective", ()))
 
     @property
     def needs(self) -> list[str]:
@@ -37,8 +48,9 @@ def packaged_methods() -> dict[str, Method]:
     found = {}
     for path in sorted(root.glob("*.yaml")):
         tree = yamls.load(path.read_text(encoding="utf-8"))
+        stage = tree.get("stage") or {"use": "gradient", **{part: tree[part] for part in PARTS if part in tree}}
         paper = tree["paper"]["arxiv"]
-        found[path.stem] = Method(path.stem, tree["summary"], paper, tuple(tree["objective"]), tree["lr"], tree["epochs"])
+        found[path.stem] = Method(path.stem, tree["summary"], paper, stage, tree["lr"], tree["epochs"], tree.get("recipe"))
     return found
 
 
