@@ -27,8 +27,8 @@ def qa(i: int, **more: Any) -> dict[str, Any]:
     return {"question": f"What is number {i}?", "answer": f"It is {i}.", **more}
 
 
-def test_the_catalog_finds_the_three_sources_and_no_other() -> None:
-    assert [entry.name for entry in catalog.list_kind("data")] == ["facts", "text", "tofu"]
+def test_the_catalog_finds_the_sources_and_no_other() -> None:
+    assert [entry.name for entry in catalog.list_kind("data")] == ["facts", "folders", "requests", "stories", "text", "tofu"]
     assert all(entry.summary for entry in catalog.list_kind("data"))
 
 

@@ -17,11 +17,13 @@ from amends.data.bundle import Bundle
 from amends.metrics.accuracy import Accuracy
 from amends.metrics.evaluation import Evaluation, Tokens
 from amends.metrics.fluency import Fluency
+from amends.metrics.knowledge import KnowledgeMemory
 from amends.metrics.memorisation import ExactMemorisation, ExtractionStrength
 from amends.metrics.probability import Probability
 from amends.metrics.rouge import Rouge
 from amends.metrics.truth_ratio import TruthRatio, log_ratios, ratios
 from amends.metrics.utility import Utility
+from amends.metrics.verbatim import VerbatimMemory
 
 
 def row(name: str, **data: Any) -> Sample:
@@ -45,20 +47,24 @@ def given(
 def test_the_catalog_finds_every_metric() -> None:
     names = {entry.name for entry in catalog.list_kind("metrics")}
     assert names == {
-        "accuracy", "exact_memorisation", "extraction_strength", "fluency", "forget_distance", "forget_quality", "mia",
-        "probability", "repetition", "rouge", "truth_ratio", "utility",
+        "accuracy", "exact_memorisation", "extraction_strength", "fluency", "forget_distance", "forget_quality", "harness",
+        "knowledge_memory", "mia", "privleak", "probability", "repetition", "rouge", "truth_ratio", "utility",
+        "verbatim_memory",
     }  # fmt: skip
     for entry in catalog.list_kind("metrics"):
         metric = entry.load()()
         assert isinstance(metric, Metric)
-        assert metric.roles() and metric.name.split(".")[0] == entry.name
+        assert bool(metric.roles()) == (entry.name != "harness")  # which brings questions of its own
+        assert metric.name.split(".")[0] == entry.name
         assert metric.better in ("lower", "higher", "closer")
 
 
 @pytest.mark.parametrize(
     "role, better", [("forget", "lower"), ("paraphrase", "lower"), ("retain", "higher"), ("neighbour", "higher")]
 )
-@pytest.mark.parametrize("metric", [Probability, Rouge, Accuracy, ExactMemorisation, ExtractionStrength])
+@pytest.mark.parametrize(
+    "metric", [Probability, Rouge, Accuracy, ExactMemorisation, ExtractionStrength, VerbatimMemory, KnowledgeMemory]
+)
 def test_knowledge_is_to_go_from_forget_roles_only(metric: Any, role: str, better: str) -> None:
     assert metric(role=role).better == better
     assert metric(role=role).name.endswith(f".{role}")

@@ -13,12 +13,14 @@ from amends.engine import score
 from amends.metrics.accuracy import Accuracy
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.forget_quality import ForgetDistance, ForgetQuality
+from amends.metrics.knowledge import KnowledgeMemory
 from amends.metrics.memorisation import ExactMemorisation, ExtractionStrength
 from amends.metrics.mia import Mia
 from amends.metrics.probability import Probability
 from amends.metrics.rouge import Rouge
 from amends.metrics.truth_ratio import TruthRatio
 from amends.metrics.utility import Utility
+from amends.metrics.verbatim import VerbatimMemory
 from amends.subjects.tiny import TinyLM
 
 TOWNS = ("Porto", "Ghent", "Turku", "Split", "Bergen", "Siena", "Cork", "Lund", "Graz", "Brno", "Delft", "Vigo")
@@ -44,7 +46,8 @@ def fact(i: int) -> Sample:
 @pytest.fixture(scope="module")
 def data() -> Bundle:
     rows = [fact(i) for i in range(12)]
-    return Bundle({"forget": tuple(rows[::2]), "holdout": tuple(rows[1::2])})
+    passages = [Sample(f"{s.id}/recital", {"prompt": s.data["question"], "answer": f" {s.data['answer']}"}) for s in rows[:3]]
+    return Bundle({"forget": tuple(rows[::2]), "holdout": tuple(rows[1::2]), "passages": tuple(passages)})
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +86,10 @@ def test_a_model_that_knows_nothing(data: Bundle, fresh: Any) -> None:
     assert Utility(over=("holdout",)).measure(evaluation, None).value < 0.05
 
 
-@pytest.mark.parametrize("attack", ["loss", "zlib", "min_k", "min_k_plus_plus"])
+@pytest.mark.parametrize("attack", ["loss", "zlib", "min_k", "min_k_plus_plus", "grad_norm", "reference"])
 def test_rows_that_were_trained_on_are_members(data: Bundle, learnt: Any, fresh: Any, attack: Any) -> None:
-    trained, untrained = (Mia(attack=attack).measure(Evaluation(s, data), None).value for s in (learnt, fresh))
+    against = Evaluation(fresh, data)
+    trained, untrained = (Mia(attack=attack).measure(Evaluation(s, data), against).value for s in (learnt, fresh))
     assert trained > 0.9 and abs(untrained - 0.5) < abs(trained - 0.5)
 
 
@@ -101,7 +105,8 @@ def test_forget_quality_is_perfect_against_oneself_and_tells_knowing_from_not_kn
 METRICS = (
     Probability(), Probability(role="holdout", choices=True), Rouge(), Accuracy(form="paraphrase"), ExactMemorisation(),
     ExtractionStrength(), TruthRatio(), TruthRatio(role="holdout", mean="arithmetic"), Mia(attack="min_k_plus_plus"),
-    Utility(over=("forget", "holdout")),
+    Mia(attack="grad_norm"), KnowledgeMemory(role="forget", examples="holdout", tokens=6),
+    VerbatimMemory(role="passages", tokens=9), Utility(over=("forget", "holdout")),
 )  # fmt: skip
 
 
@@ -133,3 +138,17 @@ def test_the_tokens_of_a_row_are_those_of_a_plain_softmax(data: Bundle, which: s
     assert mine.mean == pytest.approx(mean_T.numpy(), abs=1e-4)
     std_T = (logp_TV.exp() * (logp_TV - mean_T[:, None]).square()).sum(-1).sqrt()
     assert mine.std == pytest.approx(std_T.numpy(), abs=2e-3)
+
+
+def test_each_length_of_answer_has_a_table_of_its_own(data: Bundle, learnt: Any) -> None:
+    evaluation = Evaluation(learnt, data, max_new_tokens=12)
+    long, short = evaluation.texts(data["forget"]), evaluation.texts(data["forget"], 3)
+    assert all(long[i].startswith(text) and len(text) < len(long[i]) for i, text in short.items())
+    assert set(evaluation.kept) == {"answers/3"} and evaluation.known_answers() == evaluation.answers(data["forget"], 12)
+    evaluation.subject = None
+    assert evaluation.texts(data["forget"], 3) == short and evaluation.texts(data["forget"]) == long
+
+
+def test_what_is_kept_is_made_once(data: Bundle) -> None:
+    evaluation, calls = Evaluation(None, data), []
+    assert [evaluation.once("mine", lambda: calls.append(1) or len(calls)) for _ in range(3)] == [1, 1, 1]

@@ -49,8 +49,9 @@ class Bundle:
         self._one_row_an_id()
         if "forget" in self.roles and not self.roles["forget"]:
             raise UserError("the forget set is empty: nothing to forget")
-        if "forget" in self.roles and "retain" in self.roles:
-            self._no_overlap()
+        if "retain" in self.roles:
+            for role in filter(asked_to_go, self.roles):
+                self._no_overlap(role)
         return self
 
     def _one_row_an_id(self) -> None:
@@ -64,15 +65,30 @@ class Bundle:
                     "make ids unique over all files, or leave them out"
                 )
 
-    def _no_overlap(self) -> None:
-        forget = {fingerprint.of(_content(s)): s.id for s in self.roles["forget"]}
-        both = [(forget[key], s.id) for s in self.roles["retain"] if (key := fingerprint.of(_content(s))) in forget]
+    def _no_overlap(self, role: Role) -> None:
+        forget = {row_print(s): s.id for s in self.roles[role]}
+        kept = (*self.roles["retain"], *self.roles.get("retain_aside", ()))
+        both = [(forget[key], s.id) for s in kept if (key := row_print(s)) in forget]
         if both:
             pairs = ", ".join(f"{a} = {b}" for a, b in both[:3])
             raise UserError(
-                f"{len(both)} row(s) stand in both the forget and the retain set ({pairs}"
+                f"{len(both)} row(s) stand in both the {role} and the retain set ({pairs}"
                 f"{', ...' if len(both) > 3 else ''}): remove them from one of the two"
             )
+
+
+def asked_to_go(role: Role) -> bool:
+    """Whether a role's rows are to be forgotten, now (`forget`) or in another request (`forget_a`, `forget_r001`).
+
+    >>> asked_to_go("forget"), asked_to_go("forget_r001"), asked_to_go("retain")
+    (True, True, False)
+    """
+    return role == "forget" or role.startswith("forget_")
+
+
+def row_print(sample: Sample) -> str:
+    """16 hex digits over what makes two rows the same row, whatever their ids and the spaces between their words."""
+    return fingerprint.of(_content(sample))
 
 
 def _content(sample: Sample) -> dict[str, object]:

@@ -19,7 +19,7 @@ from amends.core.errors import UserError
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Fraction, spec
 from amends.core.types import Role, Sample
-from amends.data.bundle import Bundle
+from amends.data.bundle import Bundle, asked_to_go
 from amends.data.rows import LISTS, numbered_lines, numbered_rows, packaged, shown
 from amends.data.splits import shuffled
 
@@ -180,11 +180,11 @@ def _near(key: str, names: Sequence[str], cutoff: float) -> str | None:
 
 
 def with_refusals(bundle: Bundle, lines: Sequence[str], seed: int) -> Bundle:
-    """The bundle with a refusal as the other answer of each forget row that asks something.
+    """The bundle with a refusal as the other answer of each row to forget that asks something.
 
     Which refusal is a function of the seed and the row's id alone: more rows, or another order, change no pair.
     """
-    asked = [row for row in bundle["forget"] if "text" not in row.data]
+    asked = [row for role in filter(asked_to_go, bundle.roles) for row in bundle[role] if "text" not in row.data]
     refused = {row.id: row.with_("refusal", answer=lines[stream_seed(seed, "refusal", row.id) % len(lines)]) for row in asked}
     return replace(bundle, alternatives={**bundle.alternatives, **refused})
 

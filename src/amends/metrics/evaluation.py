@@ -1,12 +1,13 @@
-"""What metrics know of one model over one bundle: token-level scores and greedy answers, each computed once.
+"""What metrics know of one model over one bundle: token-level scores, greedy answers, gradient norms, each computed once.
 
 All of probability, truth ratio, memorisation and membership inference read the same table of tokens; a row that two
-metrics need goes through the model once, in batches of similar length.
+metrics need goes through the model once, in batches of similar length. Whatever else a metric learns from the model goes
+into `kept`, which a run saves with the tables, so that measuring again needs no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 import torch
 
 from amends.core.context import Memory
+from amends.core.errors import UserError
 from amends.core.protocols import Context
 from amends.core.types import Likelihood, Role, Sample
 from amends.data.bundle import Bundle
-from amends.engine.score import likelihoods
+from amends.engine.score import grad_norms, likelihoods
 from amends.subjects.distributions import Categorical
 
 
@@ -47,7 +49,7 @@ class Tokens:
 
 @dataclass
 class Evaluation:
-    """One model over one bundle. `answers` needs a subject that generates."""
+    """One model over one bundle. `answers` and `texts` need a subject that generates."""
 
     subject: Any
     data: Bundle
@@ -57,6 +59,8 @@ class Evaluation:
     run: Context = field(default_factory=Memory)
     _tokens: dict[str, Tokens] = field(default_factory=dict)
     _answers: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What metrics keep under a name of their own: values of JSON, saved with the reading."""
 
     def __getitem__(self, role: Role) -> tuple[Sample, ...]:
         """The rows of a role."""
@@ -73,22 +77,51 @@ class Evaluation:
                     bar.advance(len(batch))
         return {s.id: self._tokens[s.id] for s in samples}
 
-    def answers(self, samples: Iterable[Sample]) -> dict[str, str]:
-        """Greedy answers by row id, in the order given."""
+    def answers(self, samples: Iterable[Sample], max_new_tokens: int | None = None) -> dict[str, str]:
+        """Greedy answers by row id, in the order given, without the space around them; see `texts`."""
+        return {row: text.strip() for row, text in self.texts(samples, max_new_tokens).items()}
+
+    def texts(self, samples: Iterable[Sample], max_new_tokens: int | None = None) -> dict[str, str]:
+        """What the model writes after each prompt, as it stands; of at most `max_new_tokens`, by default the reading's.
+
+        Each length has a table of its own: the first 32 tokens of a longer answer are not kept apart.
+        """
+        length = max_new_tokens or self.max_new_tokens
+        table = self._answers if length == self.max_new_tokens else self.kept.setdefault(f"answers/{length}", {})
         samples = list(samples)
-        missing = sorted({s.id: s for s in samples if s.id not in self._answers}.values(), key=_prompt_length)
+        missing = sorted({s.id: s for s in samples if s.id not in table}.values(), key=_prompt_length)
         if missing:
+            if not hasattr(self.subject, "generate"):
+                raise UserError("these rows ask for answers, and the model writes none: measure it with another metric")
             with self.run.progress("answering", len(missing)) as bar:
                 start = 0
-                for texts in self.subject.generate(missing, self.max_new_tokens, self.batch_size):
-                    self._answers.update((s.id, t.strip()) for s, t in zip(missing[start:], texts, strict=False))
+                for texts in self.subject.generate(missing, length, self.batch_size):
+                    table.update((s.id, t) for s, t in zip(missing[start:], texts, strict=False))
                     start += len(texts)
                     bar.advance(len(texts))
-        return {s.id: self._answers[s.id] for s in samples}
+        return {s.id: table[s.id] for s in samples}
+
+    def grad_norms(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """The size of the gradient of each row's mean loss, by row id, in the order given; see `engine.score.grad_norms`."""
+        samples = list(samples)
+        table = self.kept.setdefault("grad_norms", {})
+        missing = list({s.id: s for s in samples if s.id not in table}.values())
+        if missing:
+            with self.run.progress("taking gradients", len(missing)) as bar:
+                for row, norm in grad_norms(self.subject, missing, seed=self.seed, device=self._device()):
+                    table[row] = norm
+                    bar.advance()
+        return {s.id: table[s.id] for s in samples}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The value kept under `name`; `make` computes it where there is none yet. It must be plain JSON."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
 
     def known_answers(self) -> Mapping[str, str]:
-        """Every answer generated so far, for the report."""
-        return dict(self._answers)
+        """Every answer of the reading's own length so far, for the report."""
+        return {row: text.strip() for row, text in self._answers.items()}
 
     def _device(self) -> torch.device:
         return next(self.subject.module.parameters()).device

@@ -9,9 +9,17 @@ which gives them away as well. Hence `closer`: to the retrained model, near 0.5.
 - zlib: that, divided by the length in bytes of the zlib-compressed answer (Carlini et al., arXiv 2012.07805);
 - min_k: minus the mean of the floor(k n), at least one, lowest token log-probabilities (Shi et al., arXiv 2310.16789);
 - min_k_plus_plus: the same on (log p_t - mu_t) / sigma_t, mean and deviation of log p under the model itself at that
-  position (Zhang et al., arXiv 2404.02936, eq. 3), variance clamped at 1e-6.
+  position (Zhang et al., arXiv 2404.02936, eq. 3), variance clamped at 1e-6;
+- grad_norm: the mean over parameter tensors of the L2 norm of the gradient of the row's mean loss (Wang et al., arXiv
+  2402.17012): a row that was learnt pulls less. open-unlearning's code leaves dropout on (train mode) and can take only
+  one row a batch, since a second backward pass through the same graph fails; here the model is in evaluation mode and
+  rows are always taken one by one, so that neither dropout nor the batch is part of the score;
+- reference: the mean negative log-likelihood minus the one that another model gives the row (Carlini et al., arXiv
+  2012.07805), here the retrained one: what is unlikely because it is hard is told from what is unlikely to this model.
+  The retrained model compared with itself is at 0.5.
 
-As in open-unlearning the closing token belongs to the first two and not to the last two.
+As in open-unlearning the closing token belongs to every attack but min_k and min_k_plus_plus. A classifier or denoiser
+has one term a row, with which loss, grad_norm and reference work; min_k is then the loss.
 
 The holdout must come from the distribution of the forget set and be unknown to the model; otherwise the AUC measures
 the difference between two kinds of text.
@@ -31,7 +39,7 @@ from amends.core.errors import UserError
 from amends.core.spec import spec
 from amends.core.types import Better, Measurement, Role, Sample
 from amends.metrics.evaluation import Evaluation, Tokens
-from amends.metrics.rows import missing, rows_of
+from amends.metrics.rows import missing, required, rows_of
 from amends.metrics.stats import interval
 
 
@@ -41,9 +49,8 @@ class Mia:
 
     version: ClassVar[int] = 1
     better: ClassVar[Better] = "closer"
-    needs_reference: ClassVar[bool] = False
-    attack: Literal["loss", "zlib", "min_k", "min_k_plus_plus"] = "min_k"
-    """How a row is scored."""
+    attack: Literal["loss", "zlib", "min_k", "min_k_plus_plus", "grad_norm", "reference"] = "min_k"
+    """How a row is scored; `reference` compares with the model that the recipe measures against, the retrained one."""
     role: Role = "forget"
     """The rows that were members."""
     holdout: Role = "holdout"
@@ -56,13 +63,19 @@ class Mia:
         """`mia.min_k`, with the role where it is not `forget`."""
         return f"mia.{self.attack}" + ("" if self.role == "forget" else f".{self.role}")
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether another model is compared with."""
+        return self.attack == "reference"
+
     def roles(self) -> frozenset[Role]:
         """Members and holdout."""
         return frozenset({self.role, self.holdout})
 
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
         """The AUC, with an interval that resamples both groups; `scores` are the attack's."""
-        members, others = (self._scores(evaluation, role) for role in (self.role, self.holdout))
+        other = required(against, self.name) if self.needs_reference else None
+        members, others = (self.scores(evaluation, role, other) for role in (self.role, self.holdout))
         seen, unseen = (np.array(list(s.values())) for s in (members, others))
         value = roc_auc_score([0] * len(seen) + [1] * len(unseen), np.concatenate([seen, unseen]))
         low, high = interval([seen, unseen], auc, paired=False)
@@ -71,9 +84,15 @@ class Mia:
         note = f"{len(seen)} rows of '{self.role}' against {len(unseen)} of '{self.holdout}'"
         return Measurement(self.name, float(value), low, high, n, self.better, self.version, note=note, scores=scores)
 
-    def _scores(self, evaluation: Evaluation, role: Role) -> dict[str, float]:
+    def scores(self, evaluation: Evaluation, role: Role, against: Evaluation | None = None) -> dict[str, float]:
+        """Each row's score, high where the model finds the row unlikely."""
         samples = rows_of(evaluation, role)
+        if self.attack == "grad_norm":
+            return evaluation.grad_norms(samples)
         table = evaluation.tokens(samples)
+        if against is not None:
+            base = against.tokens(samples)
+            return {s.id: table[s.id].loss - base[s.id].loss for s in samples}
         return {s.id: self._score(s, table[s.id], role) for s in samples}
 
     def _score(self, sample: Sample, tokens: Tokens, role: Role) -> float:

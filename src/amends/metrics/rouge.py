@@ -1,4 +1,4 @@
-"""ROUGE-L recall of greedy answers (arXiv 2401.06121, section 2.2.1; ROUGE: Lin 2004), by the `rouge_score` package.
+"""ROUGE-L of greedy answers (ROUGE: Lin 2004), by the `rouge_score` package: TOFU's recall (arXiv 2401.06121, section 2.2.1).
 
 The share of the expected answer's words that the greedy answer holds in the same order, with Porter's stemmer. The
 package's tokenizer keeps a-z and 0-9 alone: an expected answer without any is refused here, where the package would
@@ -65,17 +65,30 @@ def recall(expected: str, answer: str, at: str) -> float:
     >>> recall("the cat sat", "a cat was sitting", "row 1")
     0.3333333333333333
     """
+    return float(_score(expected, answer, at, stemmer=True).recall)
+
+
+def f_measure(expected: str, answer: str, at: str) -> float:
+    """ROUGE-L F1 without the stemmer, as MUSE has it; `at` names the row in errors.
+
+    >>> f_measure("the cat sat", "the cat", "row 1")
+    0.8
+    """
+    return float(_score(expected, answer, at, stemmer=False).fmeasure)
+
+
+def _score(expected: str, answer: str, at: str, *, stemmer: bool) -> Any:
     if not any(c.isascii() and c.isalnum() for c in expected):
         raise UserError(
             f"{at}: ROUGE reads Latin letters and digits only and the answer {expected!r} has none: use accuracy with keys"
         )
-    return float(_scorer().score(expected, answer)["rougeL"].recall)
+    return _scorer(stemmer).score(expected, answer)["rougeL"]
 
 
 @cache
-def _scorer() -> Any:
+def _scorer(stemmer: bool) -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise UserError("rouge needs the package rouge-score: pip install 'amends[lm]'") from None
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], use_stemmer=stemmer)

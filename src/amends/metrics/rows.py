@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from amends.core.errors import UserError
 from amends.core.types import Better, Role, Sample
+from amends.data.bundle import asked_to_go
+from amends.data.scope import FORGOTTEN
 from amends.metrics.evaluation import Evaluation
 
-FORGET_LIKE = frozenset({"forget", "paraphrase"})
+FORGET_LIKE = FORGOTTEN
 """Roles whose answers are meant to go; on every other role the model must stay able."""
 
 CHOICE_ROLES = ("real_authors", "world_facts", "world")
@@ -21,7 +23,7 @@ def better_for(role: Role) -> Better:
     >>> better_for("forget"), better_for("retain")
     ('lower', 'higher')
     """
-    return "lower" if role in FORGET_LIKE else "higher"
+    return "lower" if role in FORGET_LIKE or asked_to_go(role) else "higher"
 
 
 def rows_of(evaluation: Evaluation, role: Role, fields: Sequence[str] = ()) -> tuple[Sample, ...]:
