@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from sample_run import write_run
+from sample_run import edit, put, write_run
 
 from amends.report.build import build
 from amends.report.compare import compare, write
@@ -65,9 +66,30 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_run(root / "whole"),
         write_run(root / "seeds", seeds=(0, 1, 2), title=long, argv=["amends", "run", long * 3]),
     )
+    put(whole / "stages" / "03-npo" / "mask.json", mask())
+    manifest = json.loads((seeds / "manifest.json").read_text(encoding="utf-8"))
+    edit(
+        seeds,
+        "manifest.json",
+        {"stages": [{**s, "suppression": long} if s["kind"] == "unlearned" else s for s in manifest["stages"]]},
+    )
     failed = write_run(root / "failed", without=("results.json", "claims.json", "metrics.jsonl"), status="failed", error=long)
     made = {folder.name: build(folder) for folder in (whole, seeds, failed)}
     return {**made, "compare": write(compare([whole, seeds]), root / "compare.html")}
+
+
+def mask() -> str:
+    """A mask over forty layers, every kind of matrix in each."""
+    kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "input_layernorm")
+    rows = [
+        {"name": f"model.layers.{i}.{kind}.weight", "size": 100, "kept": (7 * i + j) % 101, "live": 90, "live_frozen": 5}
+        for i in range(40) for j, kind in enumerate(kinds)
+    ]  # fmt: skip
+    outside = [
+        {"name": n, "size": 1000, "kept": 999, "live": 900, "live_frozen": 1}
+        for n in ("model.embed_tokens.weight", "lm_head.weight", "x")
+    ]
+    return json.dumps({"schema": 1, "keep": 0.5, "rank": "global", "by": "wagle", "parameters": [*rows, *outside]})
 
 
 def opened(browser: Browser, path: Path, size: str, scheme: str, scripts: bool = True) -> tuple[Page, list[str], list[str]]:
@@ -124,7 +146,7 @@ def test_a_summary_opens_what_it_folds(browser: Browser, pages: dict[str, Path])
 def test_it_reads_without_scripts(browser: Browser, pages: dict[str, Path]) -> None:
     page, _, asked = opened(browser, pages["whole"], "wide", "light", scripts=False)
     assert asked == [pages["whole"].as_uri()]
-    for section in ("claims", "methods", "figures", "attacks", "answers", "controls", "limits", "rerun"):
+    for section in ("scorecard", "claims", "methods", "figures", "attacks", "answers", "controls", "limits", "rerun"):
         assert page.locator(f"#{section} h2").is_visible()
     assert page.locator("#figures svg[role=img]").first.is_visible()
     assert page.locator("#find").count() == 0, "a box that could not filter is not shown"
@@ -151,6 +173,38 @@ def test_keyboard_focus_is_visible_and_reaches_the_tables(browser: Browser, page
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert page.locator("#methods .scroll").first.get_attribute("tabindex") == "0"
     page.context.close()
+
+
+def test_the_scorecard_is_read_without_scrolling(browser: Browser, pages: dict[str, Path]) -> None:
+    page, _, _ = opened(browser, pages["whole"], "wide", "light")
+    box = page.locator("#scorecard table").bounding_box()
+    assert box is not None and box["y"] > 0 and box["y"] + box["height"] <= SIZES["wide"][1]
+    assert page.locator("#scorecard .weakest").count() == 2
+    assert page.evaluate(
+        "document.querySelector('#scorecard .scroll').scrollWidth <= document.querySelector('#scorecard .scroll').clientWidth"
+    )
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", ["whole", "seeds"])
+def test_on_a_phone_the_scorecard_needs_no_sideways_scrolling(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    page, _, _ = opened(browser, pages[name], "narrow", "light")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('#scorecard, #scorecard *')].map((e) => e.getBoundingClientRect().right)"
+    )
+    assert max(wide) <= SIZES["narrow"][0]
+    named = page.evaluate("getComputedStyle(document.querySelector('#scorecard td'), '::before').content")
+    assert named == '"original"', "each number has its model's name beside it"
+    assert page.get_by_role("table").first.get_by_role("rowheader").count() == 4, "it is still a table to a screen reader"
+    page.context.close()
+
+
+def test_the_numbers_of_a_mask_are_large_enough_to_read(browser: Browser, pages: dict[str, Path]) -> None:
+    for size in SIZES:
+        page, _, _ = opened(browser, pages["whole"], size, "light")
+        heights = page.evaluate("[...document.querySelectorAll('svg .tick.ink')].map((e) => e.getBoundingClientRect().height)")
+        assert len(heights) == 20 * 8 + 3 and min(heights) >= 8.5
+        page.context.close()
 
 
 def test_it_prints_with_everything_open(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from amends.core.errors import UserError
 from amends.report.build import build
 
 EVIL = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "'-->{{ 7*7 }}</style></title></svg>")
-SECTIONS = ["claims", "methods", "figures", "attacks", "answers", "controls", "limits", "rerun"]
+SECTIONS = ["scorecard", "claims", "methods", "figures", "attacks", "answers", "controls", "limits", "rerun"]
 FILES = ["manifest.json", "results.json", "claims.json", "recipe.yaml", "metrics.jsonl", "samples/answers.jsonl", "log.txt"]
 PARTS = ["original", "retrain", "ascent", "attack"]
 
@@ -101,7 +101,8 @@ def test_nothing_that_a_model_or_a_recipe_says_is_live(tmp_path: Path) -> None:
         argv=["amends", evil],
         platform=evil, recipe_hash=evil, versions={evil: evil}, git={"sha": evil, "dirty": True}, started=evil,
         paper={"title": evil, "arxiv": evil, "where": evil}, data={"fingerprint": evil, "roles": {evil: 3}, "notes": [evil]},
-        stages=[{"name": evil, "seed": 0, "kind": "unlearned", "method": evil, "stopped": evil, "weights": evil}],
+        stages=[{"name": evil, "seed": 0, "kind": "unlearned", "method": evil, "stopped": evil, "weights": evil,
+                 "suppression": evil, "from": evil}],
     )  # fmt: skip
     row = {
         "seed": 0,

@@ -18,8 +18,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amends.core.errors import UserError
-from amends.report import limits, panels, samples, words
+from amends.report import evidence, limits, panels, samples, words
 from amends.report.load import Row, RunData, load, mapping
+from amends.report.masks import masks
+from amends.report.scorecard import scorecard
 from amends.report.table import Cell, Table, base, role
 from amends.report.verdict import attacks_on, verdict, worst_attacks
 
@@ -80,6 +82,8 @@ def context(run: RunData) -> dict[str, Any]:
         "notes": [str(note) for note in _list(data.get("notes"))],
         "table": table,
         "verdict": verdict(run, table),
+        "card": scorecard(table),
+        "levels": {"little": evidence.LITTLE, "half": evidence.HALF, "kept": evidence.KEPT, "cheap": evidence.CHEAP},
         "facts": facts(run),
         "claims": claims(run),
         "columns": columns(table),
@@ -89,6 +93,7 @@ def context(run: RunData) -> dict[str, Any]:
         "tradeoff": panels.tradeoff(table),
         "forests": panels.by_role(table),
         "curves": panels.training(run),
+        "masks": masks(run),
         "worst": worst_attacks(table),
         "attacked": [a for s in table.kinds for a in attacks_on(table, s)],
         "nothing_to_recover": nothing_to_recover(run),
@@ -213,6 +218,7 @@ def _subject(run: RunData, table: Table, name: str) -> dict[str, Any]:
         "name": name,
         "kind": table.kinds[name],
         "method": next((s.method for s in own if s.method), ""),
+        "suppression": table.suppression(name),
         "seconds": table.cost(name, "seconds"),
         "peak": table.cost(name, "peak_bytes"),
         "steps": sorted({s.steps for s in own if s.steps is not None}),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from amends.data.scope import HARD, ROLES, roles_in
 from amends.report import words
 from amends.report.load import RunData
 from amends.report.table import Table, base, role
 from amends.report.verdict import attack_name
 
-_KNOWN_ATTACKS = ("relearn", "quantise")
+_KNOWN_ATTACKS = ("relearn", "quantise", "prefix", "few_shot", "paraphrase", "probe", "logit_lens")
 _FEW = 30
 _MEMBERSHIP = ("mia", "membership", "min_k", "mink")
 
@@ -66,8 +67,13 @@ def _questions(run: RunData, table: Table) -> list[str]:
         said.append("Nothing was measured on the forget set itself.")
     if not any("paraphrase" in m for m in table.metrics):
         said.append("The questions were asked in the wording of training only; paraphrases were not tried.")
+    hard = [f"{words.plain(r)} ({ROLES[r].sentence})" for r in HARD if r != "paraphrase" and r not in measured]
+    if hard:
+        said.append(f"Hard questions about the same facts that were not asked: {words.listed(hard)}.")
     if "neighbour" not in measured:
         said.append("Facts close to the forgotten ones (a neighbour set) were not asked, so locality near them is unknown.")
+    if not measured & {*roles_in("far")} and not any(base(m) == "utility" for m in table.metrics):
+        said.append("Nothing far from the forgotten facts (general questions) was asked, so damage to the rest is unknown.")
     if not measured & {"retain", "neighbour"} and not any(base(m) == "utility" for m in table.metrics):
         said.append("What the model should have kept was not measured at all.")
     if not run.answers:

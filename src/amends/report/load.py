@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ SCHEMA = 1
 """The newest version of the run folder this code was written for."""
 
 Row = Mapping[str, Any]
+_STAGE = re.compile(r"\d+-(?P<name>[^.]+?)(?:-seed(?P<seed>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class RunData:
     """Lines of metrics.jsonl."""
     gaps: tuple[str, ...]
     """What could not be read, in sentences."""
+    masks: tuple[tuple[str, Row], ...] = ()
+    """What stages/*/mask.json say, by the stage's name and, from the second seed on, the seed."""
 
     @property
     def name(self) -> str:
@@ -102,7 +106,24 @@ def load(folder: Path) -> RunData:
         claims=tuple(rows(claims)),
         answers=tuple(_lines(folder / "samples" / "answers.jsonl", gaps)),
         steps=tuple(_lines(folder / "metrics.jsonl", gaps)),
+        masks=tuple(_masks(folder, gaps)),
         gaps=tuple(gaps),
+    )
+
+
+def from_value(values: Row) -> RunData:
+    """A run that was collected into one value, as `results/` keeps them: manifest, measurements and what came back."""
+    return RunData(
+        folder=Path(str(values.get("name") or "run")),
+        manifest=values,
+        recipe="",
+        stages=tuple(_stage(row) for row in rows(values.get("stages"))),
+        measurements=tuple(_with_seed(m) for m in rows(values.get("measurements")) if "name" in m and "subject" in m),
+        recovered=tuple(_with_seed(r) for r in rows(values.get("recovered")) if "attack" in r and "subject" in r),
+        claims=tuple(rows(values.get("claims"))),
+        answers=(),
+        steps=(),
+        gaps=(),
     )
 
 
@@ -164,6 +185,14 @@ def _json(path: Path, gaps: list[str]) -> Any:
     except json.JSONDecodeError as error:
         gaps.append(f"{path.name} cannot be read (line {error.lineno}: {error.msg}).")
         return None
+
+
+def _masks(folder: Path, gaps: list[str]) -> Iterable[tuple[str, Row]]:
+    """The masks in the folders `stages/NN-name[-seedS]`; an attack's folder has none."""
+    for path in sorted(folder.glob("stages/*/mask.json")):
+        found = _STAGE.fullmatch(path.parent.name)
+        if found:
+            yield found["name"] + (f" (seed {found['seed']})" if found["seed"] else ""), mapping(_json(path, gaps))
 
 
 def _lines(path: Path, gaps: list[str]) -> Iterable[Row]:

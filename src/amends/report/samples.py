@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amends.data.scope import goes, roles_in
 from amends.report import words
 from amends.report.load import Row, RunData, mapping
 from amends.report.table import Table
@@ -20,7 +21,7 @@ OPEN_ROWS = 3
 MOST_ROWS = 150
 """Rows of a role that are put into the page at all."""
 FULL, HALF, EMPTY = "\N{BLACK CIRCLE}", "\N{CIRCLE WITH LEFT HALF BLACK}", "\N{WHITE CIRCLE}"
-_ORDER = ("forget", "paraphrase", "neighbour", "retain", "holdout")
+_ORDER = (*roles_in("in", "hard", "near"), "holdout", *roles_in("far"))
 _WORD = re.compile(r"\w+")
 
 
@@ -140,7 +141,7 @@ def _asked(role: str, line: Row, kinds: dict[str, str]) -> Asked:
 
 
 def _word(role: str, hit: bool, wanted: set[str], text: str) -> str:
-    gone = role in ("forget", "paraphrase")
+    gone = goes(role)
     if hit:
         return "says it" if gone else "as expected"
     found = len(wanted & _words(text))
@@ -159,7 +160,7 @@ def _change(kind: str, text: str, before: str | None) -> str:
 
 def summary(group: Group) -> str:
     """`original 5 of 6, npo 0 of 6`."""
-    verb = "say the expected answer" if group.role in ("forget", "paraphrase") else "answer as expected"
+    verb = "say the expected answer" if goes(group.role) else "answer as expected"
     return f"{verb}: " + ", ".join(f"{name} {n} of {group.total}" for name, n in group.says) if group.says else words.NONE
 
 

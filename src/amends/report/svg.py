@@ -109,19 +109,32 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
-def place(points: Sequence[tuple[float, float]], words: Sequence[str], frame: Box, avoid: Sequence[Box] = ()) -> list[Markup]:
-    """A label for each point, on the first side where it meets no point, no label, nothing to avoid and no edge."""
+def place(
+    points: Sequence[tuple[float, float]], words: Sequence[str], frame: Box, avoid: Sequence[Box] = (),
+    brief: Sequence[str] | None = None,
+) -> list[Markup]:  # fmt: skip
+    """A label for each point, on the first side where it meets no point, no label, nothing to avoid and no edge.
+
+    Args:
+        brief: what is written where there is no room for the words.
+    """
     taken = [*avoid, *((x - 6, y - 6, x + 6, y + 6) for x, y in points)]
     labels = []
-    for (x, y), word in zip(points, words, strict=True):
-        wide = len(word) * _GLYPH
-        sides = [(x + 9 + dx, y + 4 + dy) for dy in (0, -13, 13, -26, 26, -39, 39) for dx in (0, -18 - wide)]
-        spots = [(left, base - 10, left + wide, base + 3) for left, base in sides]
-        free = [s for s in spots if _inside(s, frame) and not any(_meet(s, t) for t in taken)]
+    for (x, y), *choices in zip(points, words, *([] if brief is None else [brief]), strict=True):
+        for word in choices:
+            spots = _around(x, y, len(word) * _GLYPH)
+            free = [s for s in spots if _inside(s, frame) and not any(_meet(s, t) for t in taken)]
+            if free:
+                break
         spot = (free or spots)[0]
         taken.append(spot)
         labels.append(text(spot[0], spot[3] - 3, word, "label strong"))
     return labels
+
+
+def _around(x: float, y: float, wide: float) -> list[Box]:
+    sides = [(x + 9 + dx, y + 4 + dy) for dy in (0, -13, 13, -26, 26, -39, 39) for dx in (0, -18 - wide)]
+    return [(left, base - 10, left + wide, base + 3) for left, base in sides]
 
 
 def _inside(spot: Box, box: Box) -> bool:

@@ -12,12 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from amends.data.scope import roles_in
 from amends.report.load import Row, RunData, number
 
-_ROLES = ("forget", "paraphrase", "", "holdout", "neighbour", "retain")
-"""The order of a reader: is it gone, in other words too, in general; then what should have stayed."""
+_ROLES = (*roles_in("in", "hard"), "", "holdout", *roles_in("near", "far"))
+"""The order of a reader: is it gone, got at in other ways too, in general; then what should have stayed."""
 _BASES = ("probability", "accuracy", "rouge", "utility", "forget_quality", "forget_distance")
-_IN_UNIT_RANGE = frozenset({*_BASES, "truth_ratio", "mia", "exact_memorisation", "extraction_strength", "repetition"})
+_IN_UNIT_RANGE = frozenset({
+    *_BASES, "truth_ratio", "mia", "exact_memorisation", "extraction_strength", "repetition", "verbatim_memory",
+    "knowledge_memory", "harness",
+})  # fmt: skip
 _KINDS = ("original", "retrain", "unlearned")
 HEADLINE = 7
 """How many metrics the headline table has at most."""
@@ -190,9 +194,9 @@ class Table:
 
     @cached_property
     def keeping(self) -> str | None:
-        """The metric that locality is read from: neighbours first, then utility, then the retain set."""
+        """The metric that locality is read from: neighbours first, then retain rows set aside, utility, the retain set."""
         pool = sorted((m for m in self.metrics if self._higher(m)), key=_importance)
-        for wanted in ("neighbour", "utility", "retain"):
+        for wanted in ("neighbour", "retain_aside", "utility", "retain"):
             found = [m for m in pool if role(m) == wanted or m == wanted]
             if found:
                 return found[0]
@@ -204,6 +208,11 @@ class Table:
 
     def _higher(self, metric: str) -> bool:
         return self.better(metric) == "higher"
+
+    def suppression(self, subject: str) -> str:
+        """What keeps a model's answers back while its weights are unchanged, in the run's own words; mostly empty."""
+        said = (s.raw.get("suppression") for s in self.run.stages if s.name == subject)
+        return next((text.strip() for text in said if isinstance(text, str) and text.strip()), "")
 
     def cost(self, subject: str, name: str) -> Cell | None:
         """`seconds` or `peak_bytes` of a subject's own stage, mean over seeds."""

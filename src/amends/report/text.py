@@ -8,6 +8,7 @@ from pathlib import Path
 
 from amends.report import words
 from amends.report.load import load
+from amends.report.scorecard import weakest
 from amends.report.table import Cell, Table
 from amends.report.verdict import attacks_on, verdict
 
@@ -25,6 +26,7 @@ def summary(folder: Path, width: int = 100) -> str:
     table = Table(run)
     said = verdict(run, table)
     parts = [textwrap.fill(line, width) for line in (said.trouble, said.sentence, *said.others) if line]
+    parts += [textwrap.fill(f"weakest of {name}: {said}", width) for name, said in weakest(table).items()]
     blocks = _blocks(table, width)
     if blocks:
         parts += ["", *blocks, f"{_legend(table)}; [95 % interval{' over seeds' if len(run.seeds) > 1 else ''}]"]

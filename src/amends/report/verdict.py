@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from amends.data.scope import HARD
 from amends.report import words
+from amends.report.evidence import LITTLE, joined, left
 from amends.report.load import RunData
 from amends.report.table import Cell, Table, role
 
 KEPT = 0.8
 """The share of the original's locality that a method must keep to be named in the verdict."""
-_ATTACKS = {"relearn": "relearning", "quantise": "quantising", "quantize": "quantising", "prefix": "prefixing"}
-_OWNERS = {"neighbour": "the neighbours", "retain": "the retain set"}
+_ATTACKS = {
+    "relearn": "relearning", "relearn-retain": "relearning on retained rows", "quantise": "quantising",
+    "quantize": "quantising", "quantise-8bit": "quantising to 8 bits", "quantise-nf4": "quantising to 4 bits (NF4)",
+    "quantise-fp4": "quantising to 4 bits (FP4)", "prefix": "a jailbreak prefix", "prefix-sure": "the prefix 'sure'",
+    "prefix-affirm": "the prefix 'affirm'", "prefix-expert": "the prefix 'expert'", "prefix-ignore": "the prefix 'ignore'",
+    "few_shot": "showing answered questions", "few_shot-4": "showing 4 answered questions",
+    "paraphrase": "asking in other words", "paraphrase-rule": "asking in other words, by rule",
+    "probe": "a probe of an inner layer", "probe-50": "a probe at half the depth",
+    "logit_lens": "the logit lens", "logit_lens-75": "the logit lens at three quarters of the depth",
+}  # fmt: skip
+_OWNERS = {"neighbour": "the neighbours", "retain_aside": "the retain rows set aside", "retain": "the retain set"}
+_SEVERAL = ("the neighbours", "the retain rows set aside")
 _STATES = {
     "failed": "The run failed",
     "cancelled": "The run was cancelled",
@@ -91,9 +103,17 @@ def verdict(run: RunData, table: Table) -> Verdict:
 
 def method_sentence(table: Table, method: str) -> str:
     """`npo: forget probability 0.81 -> 0.04, the neighbours kept 94 % of their probability, relearning brings back 62 %.`"""
-    parts = [_forgot(table, method), _kept(table, method), _came_back(table, method)]
+    parts = [_forgot(table, method), _hard(table, method), _kept(table, method), _came_back(table, method)]
     said = ", ".join(p for p in parts if p)
-    return f"{method}: {said}." if said else f"{method}: nothing that forgetting could be read from was measured."
+    held = suppressed(table, method)
+    also = f" {held}" if held else ""
+    return f"{method}: {said}.{also}" if said else f"{method}: nothing that forgetting could be read from was measured.{also}"
+
+
+def suppressed(table: Table, method: str) -> str:
+    """That a method's weights are what they were and its output is held back; empty for one that changes weights."""
+    why = table.suppression(method)
+    return f"Its weights are unchanged and its output is suppressed: {why.rstrip('.')}." if why else ""
 
 
 def kept_share(table: Table, method: str) -> float | None:
@@ -163,13 +183,21 @@ def _forgot(table: Table, method: str) -> str:
     return f"{words.metric(target)} {way}{f' (retrained model: {words.number(gold.value)})' if gold else ''}"
 
 
+def _hard(table: Table, method: str) -> str:
+    """The hard question that most is left of; empty where little is left of any."""
+    worst = next((e for e in left(table, method) if e.role in HARD and e.share > LITTLE), None)
+    if worst is None:
+        return ""
+    return f"but {joined(worst)} is still {words.number(worst.cell.value)} of {words.number(worst.original.value)}"
+
+
 def _kept(table: Table, method: str) -> str:
     kept = kept_share(table, method)
     if kept is None or table.keeping is None:
         return ""
     owner = _OWNERS.get(role(table.keeping))
     what = words.column(table.keeping)
-    return f"{owner} kept {words.share(kept)} of their {what}" if owner == "the neighbours" else (
+    return f"{owner} kept {words.share(kept)} of their {what}" if owner in _SEVERAL else (
         f"{owner or words.plain(table.keeping)} kept {words.share(kept)} of its {what if owner else 'value'}"
     )  # fmt: skip
 

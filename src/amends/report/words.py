@@ -11,7 +11,7 @@ from amends.report.table import Cell, base, form, role
 NONE = "\N{EN DASH}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "closer": "\N{LEFT RIGHT ARROW}"}
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "closer": "closer to the retrained model is better"}
-_NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L"}
+_NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L", "privleak": "PrivLeak", "harness": "benchmark score"}
 KINDS = {"original": "before unlearning", "retrain": "retrained without the forget set", "unlearned": ""}
 
 
@@ -54,6 +54,20 @@ def share(value: float | None) -> str:
     ('62\\xa0%', '0\\xa0%')
     """
     return NONE if value is None else f"{round(100 * value)}\N{NO-BREAK SPACE}%"
+
+
+def precise_share(value: float) -> str:
+    """A percentage that never rounds to nothing or to all.
+
+    >>> precise_share(0.95), precise_share(0.0004), precise_share(0.9996), precise_share(1.0), precise_share(0.0)
+    ('95\\xa0%', '< 0.1\\xa0%', '> 99.9\\xa0%', '100\\xa0%', '0\\xa0%')
+    """
+    cent = 100 * value
+    if 0 < cent < 0.1 or 99.9 < cent < 100:
+        said = "< 0.1" if cent < 1 else "> 99.9"
+    else:
+        said = f"{cent:.1f}".removesuffix(".0") if cent < 10 or 90 < cent < 100 else f"{cent:.0f}"
+    return f"{said}\N{NO-BREAK SPACE}%"
 
 
 def interval(cell: Cell) -> str:
