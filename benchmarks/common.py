@@ -108,8 +108,11 @@ def parser(about: str | None, *, model: bool = True) -> argparse.ArgumentParser:
     return options
 
 
-def prepare(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """The subject, a bundle of `batches * rows` rows in each of forget and retain, and what to print about them."""
+def prepare(options: argparse.Namespace, shape: dict[str, int] = TINY) -> tuple[Any, Any, dict[str, Any]]:
+    """The subject, a bundle of `batches * rows` rows in each of forget and retain, and what to print about them.
+
+    `shape` is that of the TinyLM which stands in where no model is given.
+    """
     import torch
 
     from amends.data.bundle import Bundle
@@ -125,7 +128,7 @@ def prepare(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     data = Bundle({role: tuple(every_kth(whole[role], num)) for role in ("forget", "retain")})
     if any(len(rows) < num for rows in data.roles.values()):
         sys.exit(f"error: the data has no {num} rows in each role: lower --batches or --rows")
-    subject = (HF(name=options.model) if options.model else TinyLM(**TINY)).load(whole, 0)
+    subject = (HF(name=options.model) if options.model else TinyLM(**shape)).load(whole, 0)
     weights = sum(p.numel() for p in subject.module.parameters())
     setting = {
         "model": options.model or "TinyLM", "weights": f"{weights / 1e6:.1f}M", "data": "TOFU" if options.tofu else "facts",

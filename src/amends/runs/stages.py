@@ -76,6 +76,7 @@ class Done:
     stopped: str | None
     weights: str
     parameters: int
+    suppression: str | None = None
 
     @staticmethod
     def read(folder: Path, key: str) -> Done | None:
@@ -101,23 +102,27 @@ def start_over(folder: Path, key: str) -> None:
 
 
 def load_weights(subject: Any, folder: Path) -> None:
-    """Puts saved safetensors back into a subject built from the same spec."""
+    """Puts saved safetensors back into a subject built from the same spec; a stage may have made another architecture."""
     from safetensors.torch import load_file
 
-    state = {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
-    if not state:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise UserError(f"{folder}: the weights are gone; remove {folder.parent} to have the stage made again")
-    result = subject.module.load_state_dict(state, strict=False)
-    tied = set(getattr(subject.module, "_tied_weights_keys", None) or ())
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if type(subject.module).__name__ not in config.get("architectures", [type(subject.module).__name__]):
+        subject.load(folder)
+        return
+    result = subject.module.load_state_dict({k: v for file in files for k, v in load_file(file).items()}, strict=False)
+    tied = {k for held in ("_tied_weights_keys", "all_tied_weights_keys") for k in getattr(subject.module, held, None) or ()}
     lost = [k for k in result.missing_keys if k not in tied]
     if lost or result.unexpected_keys:
         raise RuntimeError(f"{folder}: weights do not fit the model ({[*lost, *result.unexpected_keys][:3]})")
 
 
 def save_reading(evaluation: Evaluation, path: Path, key: str) -> None:
-    """Keeps token tables and answers, so that measuring again needs no model."""
+    """Keeps token tables, answers and what metrics kept, so that measuring again needs no model."""
     tokens = {i: {k: v.tolist() for k, v in _columns(t).items()} for i, t in evaluation._tokens.items()}
-    text = json.dumps({"key": key, "tokens": tokens, "answers": evaluation._answers})
+    text = json.dumps({"key": key, "tokens": tokens, "answers": evaluation._answers, "kept": evaluation.kept})
     write_bytes(path, gzip.compress(text.encode(), compresslevel=3, mtime=0))
 
 
@@ -130,6 +135,7 @@ def load_reading(evaluation: Evaluation, path: Path, key: str) -> bool:
         return False
     evaluation._tokens.update({i: Tokens(**{k: np.array(v) for k, v in t.items()}) for i, t in kept["tokens"].items()})
     evaluation._answers.update(kept["answers"])
+    evaluation.kept.update(kept["kept"])
     return True
 
 
