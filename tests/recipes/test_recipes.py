@@ -14,7 +14,7 @@ from amends.runs.recipe import Resolved, locate, packaged, read, resolve
 from amends.runs.run import execute
 
 ROOT = Path(str(amends.__file__)).parent / "recipes"
-FILES = sorted(f for f in ROOT.glob("*/*.yaml") if f.parent.name != "methods")
+FILES = sorted(f for f in ROOT.glob("*/*.yaml") if f.parent.name not in ("methods", "bench"))
 NAMES = [f.stem for f in FILES]
 
 LIGHT = [
@@ -146,7 +146,7 @@ def test_the_results_are_numbers_with_their_uncertainty(finished: tuple[Resolved
         scores = lines(folder / "scores" / where / f"{m['name']}.jsonl")
         assert all(set(row) == {"id", "score"} for row in scores)
         assert scores
-    attacked = {(s.name, type(a).__name__.lower()) for s in recipe.stages if s.kind != "original" for a in recipe.attack}
+    attacked = {(s.name, a.name) for s in recipe.stages if s.kind != "original" for a in recipe.attack}
     assert {(r["subject"], r["attack"]) for r in results["recovered"]} == attacked
     for r in results["recovered"]:
         assert set(r) == {"subject", "seed", "attack", "metric", "value", "low", "high", "n"}

@@ -17,11 +17,14 @@ from amends.cli.app import app, main
 from amends.core import catalog
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
+from amends.runs.bench import benches
 from amends.runs.methods import packaged_methods
 from amends.runs.recipe import packaged, read, resolve
 from amends.subjects.tiny import TinyLM
 
-COMMANDS = ["unlearn", "run", "resume", "sweep", "report", "compare", "recipes", "methods", "runs", "show", "check", "doctor"]
+COMMANDS = [
+    "unlearn", "run", "resume", "sweep", "bench", "report", "compare", "recipes", "methods", "runs", "show", "check", "doctor",
+]  # fmt: skip
 TINY = [
     "--profile", "smoke", "--set", "stages.ascent=", "--set", "stages.graddiff=", "--set", "stages.simnpo=", "--set",
     "stages.original.steps=3", "--set", "stages.retrain.steps=3", "--set", "stages.npo.steps=2", "--set", "subject.width=16",
@@ -129,7 +132,8 @@ def test_show_prints_the_resolved_recipe(amends: Amends, tmp_path: Path) -> None
 
 def test_check_finds_every_recipe_in_every_profile(amends: Amends) -> None:
     rows = json.loads(amends("check", "--all", "--json").out)
-    expected = [(name, p) for name, file in packaged().items() for p in ("-", *(read(file).get("profiles") or {}))]
+    files = {**packaged(), **{f"bench {name}": file for name, file in benches().items()}}
+    expected = [(name, p) for name, file in files.items() for p in ("-", *(read(file).get("profiles") or {}))]
     assert [(row["recipe"], row["profile"]) for row in rows] == expected
     assert len(amends("check", "facts").out.splitlines()) == 1 + len([e for e in expected if e[0] == "facts"])
 
@@ -161,6 +165,8 @@ def test_a_sweep_runs_every_point_in_a_process_of_its_own(amends: Amends, tmp_pa
     assert len({row["folder"] for row in rows}) == 2
     manifest = json.loads((Path(rows[0]["folder"]) / "manifest.json").read_text())
     assert [s["steps"] for s in manifest["stages"]] == [3, 3, 1]
+    logs = [(Path(row["folder"]) / "metrics.jsonl").read_text() for row in rows]
+    assert sum('"stage": "original"' in log for log in logs) == 1, "the points share their original"
 
 
 # ---------------------------------------------------------------------- mistakes that cost no model

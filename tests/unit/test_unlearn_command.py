@@ -201,7 +201,7 @@ def test_without_rows_to_keep_the_packages_own_are_used_and_said(unlearn: Unlear
     assert ("npo", "probability.retain") in results(out)
 
 
-@pytest.mark.parametrize("method", ["simnpo", "idk", "dpo", "graddiff-kl"])
+@pytest.mark.parametrize("method", ["simnpo", "idk", "dpo", "graddiff-kl", "rmu", "undial", "pdu", "task-vector"])
 def test_other_methods_go_the_same_way(unlearn: Unlearn, files: Files, model: Path, method: str) -> None:
     words = ["--forget", files("f", rows(0, 6)), "--retain", files("r", rows(6, 16)), "--no-attack", "--steps", 1, "-m", method]
     out, _ = unlearn(model, *words)
@@ -317,3 +317,33 @@ def test_the_packaged_model_forgets(unlearn: Unlearn, files: Files, tmp_path: Pa
     assert values["npo", "probability.forget"] < values["original", "probability.forget"]
     assert AutoTokenizer.from_pretrained(out).chat_template
     assert len(weights(out)) > 200
+
+
+def test_hard_questions_are_measured_and_never_trained_on(unlearn: Unlearn, files: Files, model: Path) -> None:
+    hard = {
+        "paraphrase": [
+            {"question": f"In which town is the home of person {i}?", "answer": f"In {TOWNS[i]}."} for i in range(3)
+        ],
+        "multihop": [{"question": "Is the town of person 0 by the sea?", "answer": "Yes."}],
+        "reverse": [{"question": f"Who lives in {TOWNS[i]}?", "answer": f"Person {i}."} for i in range(4)],
+        "language": [{"question": "Wo wohnt Person 0?", "answer": "\N{CYRILLIC CAPITAL LETTER EL}"}],
+    }
+    words = [w for role, found in hard.items() for w in (f"--{role}", files(role, found))]
+    words += ["--forget", files("f", rows(0, 6)), "--retain", files("r", rows(6, 16)), "--no-attack", "--steps", 2]
+    out, _ = unlearn(model, *words, "--lr", 1e-3)
+    found = results(out)
+    assert {("npo", f"probability.{role}") for role in hard} <= set(found)
+    assert {role for role in hard if ("npo", f"rouge.{role}") in found} == {"paraphrase", "multihop", "reverse"}, (
+        "ROUGE is Latin"
+    )
+    recipe = recipe_of(out)
+    assert set(recipe["data"]["others"]) == set(hard)
+    assert {t["role"] for t in recipe["stages"]["npo"]["objective"]} == {"forget", "retain"}
+    measured = json.loads((out / "run" / "results.json").read_text())["measurements"]
+    assert {m["better"] for m in measured if m["name"].split(".")[-1] in hard} == {"lower"}
+    asked = {json.loads(line)["role"] for line in (out / "run" / "samples" / "answers.jsonl").read_text().splitlines()}
+    assert asked == {"forget", "retain_aside", *hard}
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "In scope, asked: forget, paraphrase, multihop, reverse and language." in text
+    plain, _ = unlearn(model, *words[8:], "--lr", 1e-3, out="plain")
+    assert shift(weights(out), weights(plain)) == 0, "they change nothing about the model"

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from amends.cli import compare, doctor, listing, run, sweep, unlearn
+from amends.cli import bench, compare, doctor, ledger, listing, run, sweep, unlearn
 from amends.core.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("unlearn")(unlearn.unlearn)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)
+app.command("bench")(bench.bench)
 app.command("report")(compare.report)
 app.command("compare")(compare.compare)
 app.command("recipes")(listing.recipes)
@@ -33,6 +34,7 @@ app.command("runs")(listing.runs)
 app.command("show")(listing.show)
 app.command("check")(listing.check)
 app.command("doctor")(doctor.doctor)
+app.add_typer(ledger.app)
 
 
 def main() -> None:

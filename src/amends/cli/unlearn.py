@@ -19,6 +19,10 @@ def unlearn(
     retain: Annotated[Path | None, typer.Option(help="Rows to keep; a fifth is set aside to measure on.")] = None,
     neighbour: Annotated[Path | None, typer.Option(help="Rows close by that must survive; never trained on.")] = None,
     holdout: Annotated[Path | None, typer.Option(help="Rows like the forget rows that no model saw.")] = None,
+    paraphrase: Annotated[Path | None, typer.Option(help="The same questions in other words; measured only.")] = None,
+    multihop: Annotated[Path | None, typer.Option(help="Questions with a forgotten fact as a step; measured only.")] = None,
+    reverse: Annotated[Path | None, typer.Option(help="From the value back to the name; measured only.")] = None,
+    language: Annotated[Path | None, typer.Option(help="The same questions in another language; measured only.")] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")] = "npo",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")] = None,
@@ -28,7 +32,7 @@ def unlearn(
     budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the retain probability that may be lost.")] = 0.1,
     until: Annotated[float, typer.Option(min=0, max=1, help="Stop when the forget probability is this low.")] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
-    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back by relearning.")] = True,
+    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back in several ways.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     sets: Sets = None, track: Trackers = None,
 ) -> None:  # fmt: skip
@@ -46,6 +50,7 @@ def unlearn(
     request = Request(
         model=model, forget=forget, retain=retain, neighbour=neighbour, holdout=holdout, method=method, epochs=epochs,
         steps=steps, lr=lr, batch=batch, lora=lora, budget=budget, until=until, seed=seed, attack=attack, dtype=dtype,
+        paraphrase=paraphrase, multihop=multihop, reverse=reverse, language=language,
     )  # fmt: skip
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)

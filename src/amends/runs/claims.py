@@ -1,8 +1,8 @@
 """Claims: what a recipe expects of its own run. A claim is met, missed, or not tested; it is never dropped.
 
 `that` is `<stage>.<measurement>` (`npo.utility`, `npo.probability.forget`), `<stage>.recovered.<attack>.<measurement>`
-(what an attack brings back), or `<stage>.seconds`. The bound is a number, or a factor `of` another such quantity.
-Values are means over seeds.
+(what an attack brings back; with `.unseen` behind it, on the rows that the attacker was not given), or `<stage>.seconds`.
+The bound is a number, or a factor `of` another such quantity. Values are means over seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pydantic import Field
 
 from amends.core.errors import UserError, nearest
 from amends.core.spec import spec
+
+UNSEEN = "unseen"
+"""Ends the name of a measurement that was read only on the rows an attacker was not given."""
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -48,6 +51,7 @@ class Claim:
                 attack, _, quantity = quantity.removeprefix("recovered.").partition(".")
                 if attack not in attacks:
                     raise UserError(f"{at}.{key}: no attack is called {attack!r}{nearest(attack, attacks)}")
+                quantity = quantity.removesuffix(f".{UNSEEN}")
             if quantity not in (*metrics, "seconds"):
                 raise UserError(f"{at}.{key}: nothing measured is called {quantity!r}{nearest(quantity, metrics)}")
 

@@ -128,9 +128,9 @@ class Resolved:
 
 
 def packaged() -> dict[str, Path]:
-    """The recipes that come with the library, by name."""
+    """The recipes that come with the library, by name; presets of methods and benches are parts of recipes."""
     root = Path(str(resources.files("amends"))) / "recipes"
-    return {p.stem: p for p in sorted(root.glob("*/*.yaml")) if p.parent.name != "methods"}
+    return {p.stem: p for p in sorted(root.glob("*/*.yaml")) if p.parent.name not in ("methods", "bench")}
 
 
 def resolve(what: str, profile: str | None = None, sets: Iterable[str] = ()) -> Resolved:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
 from amends.runs import console, track
+from amends.runs.claims import UNSEEN
 from amends.runs.recipe import Resolved, StageEntry, attack_name
 from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
+from amends.runs.shared import READING, STAGE, Shared
 from amends.runs.stages import (
     Done,
     StageRun,
@@ -49,8 +51,11 @@ def choose_folder(resolved: Resolved, root: Path, fresh: bool) -> Path:
     return parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{resolved.hash[:6]}"
 
 
-def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = ()) -> Path:
+def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = (), stages: Path | None = None) -> Path:
     """Does whatever of the run is not done yet. Returns the folder.
+
+    Args:
+        stages: a folder through which runs share finished originals and retrained models.
 
     Raises:
         UserError: bad data or a folder in use; the manifest says `failed` and why, and what was computed stays.
@@ -61,7 +66,7 @@ def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = ()) -
     with record.locked(), _terminable():
         previous = folder / "manifest.json"
         record.manifest = read_json(previous) if previous.is_file() else {}
-        run = _Run(resolved, record, world)
+        run = _Run(resolved, record, world, Shared(stages) if stages is not None and world.is_main else None)
         try:
             run.go(trackers)
         except BaseException as error:
@@ -79,6 +84,7 @@ class _Run:
     resolved: Resolved
     record: Folder
     world: Parallel
+    shared: Shared | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     recovered: list[dict[str, Any]] = field(default_factory=list)
@@ -165,19 +171,28 @@ class _Run:
         key = fingerprint.of(stage.maker, stage.use, start, self.data_print, effective, _code())
         self.keys[stage.name] = key
         folder = self._folder(stage, number, seed)
-        if self.record.writes:
-            start_over(folder, key)
-        self.world.barrier()
         run = StageRun(self._label(stage, seed), effective, folder, self.record, self.mirrors)
-        done = Done.read(folder, key)
-        cached = done is not None
-        subject = None
-        if done is None:
-            subject, done = self._make(stage, seed, key, folder, run)
-        elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
-            run.say("made before, taken as it is")
-        self.readings[stage.name] = self._read(stage, seed, subject, folder / "reading.json.gz", run)
+        with self._own_or_shared(stage, key, STAGE, run):
+            done = Done.read(folder, key)
+            cached = done is not None
+            subject = None
+            if done is None:
+                subject, done = self._make(stage, seed, key, folder, run)
+            elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
+                run.say("made before, taken as it is")
+            self.readings[stage.name] = self._read(stage, seed, subject, folder / READING, run)
         self._record_stage(stage, effective, done, cached)
+
+    @contextlib.contextmanager
+    def _own_or_shared(self, stage: StageEntry, key: str, mark: str, run: StageRun) -> Iterator[None]:
+        """The stage's folder, without what was made under another key; a reference may come from another run."""
+        assert run.folder is not None
+        if self.record.writes:
+            start_over(run.folder, key)
+        shared = self.shared if stage.kind != "unlearned" else None
+        with contextlib.nullcontext() if shared is None else shared.stage(key, run.folder, mark, run.say):
+            self.world.barrier()
+            yield
 
     def _make(self, stage: StageEntry, seed: int, key: str, folder: Path, run: StageRun) -> tuple[Any, Done]:
         subject = self._load(stage.start, seed) if stage.start else self._fresh(run.seed)
@@ -185,11 +200,12 @@ class _Run:
         meter = Meter()
         outcome = stage.maker(subject, self.data, run)
         steps, stopped = getattr(outcome, "steps", 0), getattr(outcome, "stopped", None)
+        suppression = getattr(outcome, "suppression", None)
         seconds, peak = meter.seconds, meter.peak_bytes
         if stage.maker.keeps_weights and self.record.writes:
             self._save(subject, folder / "model")
         size = sum(p.numel() for p in subject.module.parameters())
-        done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size)
+        done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size, suppression)
         if self.record.writes:
             done.write(folder)
         self.world.barrier()
@@ -218,6 +234,7 @@ class _Run:
                 "name": stage.name, "seed": seed, "use": stage.use, "from": stage.start, "kind": stage.kind,
                 "method": describe_method(stage), "seconds": done.seconds, "peak_bytes": done.peak_bytes, "steps": done.steps,
                 "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
+                **({"suppression": done.suppression} if done.suppression else {}),
             }
         )  # fmt: skip
         self.record.update(stages=self.stages)
@@ -234,10 +251,9 @@ class _Run:
         if not load_reading(evaluation, path, key):
             evaluation.subject = subject if subject is not None else self._load(stage.name, seed)
             shown = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]
-            for role in shown:
-                answers = evaluation.answers(self.data[role])
-                if role == shown[0]:
-                    self._sample(role, answers, run)
+            answers = evaluation.answers(self.data.together(shown))  # of all roles at once: full batches
+            if shown:
+                self._sample(shown[0], answers, run)
             for metric in self.resolved.recipe.measure:
                 metric.measure(evaluation, evaluation if getattr(metric, "needs_reference", False) else None)
             if self.record.writes:
@@ -295,14 +311,37 @@ class _Run:
         metrics = [m for m in recipe.measure if m.name in recipe.attack_measure]
         folder = self._folder(stage, number, seed, f".{name}")
         key = fingerprint.of(self.keys[stage.name], attack, metrics, recipe.reading)
-        if self.record.writes:
-            start_over(folder, key)
-        self.world.barrier()
         run = StageRun(
             f"{self._label(stage, seed)} under {name}", self._effective(stage, seed), folder, self.record, self.mirrors
         )
+        with self._own_or_shared(stage, key, READING, run):
+            evaluation = self._attacked(attack, stage, seed, metrics, key, run)
+        first = self.readings[next(s.name for s in recipe.stages if s.kind == "original")]
+        held = attack.held(self.data, run.seed) if hasattr(attack, "held") else frozenset()
+        for metric in metrics:
+            after = metric.measure(evaluation, None)
+            self._keep(after, stage.name, seed, name)
+            before = metric.measure(first, None), metric.measure(self.readings[stage.name], None)
+            share = recovered(*before, after)
+            row = {"subject": stage.name, "seed": seed, "attack": name}
+            self.recovered.append({**row, "metric": metric.name, **share})
+            unseen = {i: s for i, s in after.scores.items() if i not in held}
+            if 0 < len(unseen) < len(after.scores):
+                alone = recovered(*before, replace(after, scores=unseen))
+                self.recovered.append({**row, "metric": f"{metric.name}.{UNSEEN}", **alone})
+            run.say(
+                f"{metric.name} {after.value:.3f}"
+                + (f", {share['value']:.0%} of what was forgotten is back" if share["value"] is not None else "")
+            )
+
+    def _attacked(
+        self, attack: Any, stage: StageEntry, seed: int, metrics: Sequence[Any], key: str, run: StageRun
+    ) -> Evaluation:
+        """What the measurements need of an attacked model; computed once, like a stage's own."""
+        recipe = self.resolved.recipe
         evaluation = Evaluation(None, self.data, recipe.seeds[0], recipe.reading.max_new_tokens, recipe.reading.batch_size, run)
-        path = folder / "reading.json.gz"
+        assert run.folder is not None
+        path = run.folder / READING
         if not load_reading(evaluation, path, key):
             evaluation.subject = self._load(stage.name, seed)
             changed = attack(evaluation.subject, self.data, run)
@@ -313,19 +352,10 @@ class _Run:
             if self.record.writes:
                 save_reading(evaluation, path, key)
                 for leftover in ("checkpoint.safetensors", "best.safetensors"):
-                    (folder / leftover).unlink(missing_ok=True)
+                    (run.folder / leftover).unlink(missing_ok=True)
             self.world.barrier()
         evaluation.subject = None
-        first = self.readings[next(s.name for s in recipe.stages if s.kind == "original")]
-        for metric in metrics:
-            after = metric.measure(evaluation, None)
-            self._keep(after, stage.name, seed, name)
-            share = recovered(metric.measure(first, None), metric.measure(self.readings[stage.name], None), after)
-            self.recovered.append({"subject": stage.name, "seed": seed, "attack": name, "metric": metric.name, **share})
-            run.say(
-                f"{metric.name} {after.value:.3f}"
-                + (f", {share['value']:.0%} of what was forgotten is back" if share["value"] is not None else "")
-            )
+        return evaluation
 
     # ------------------------------------------------------------------ claims
 

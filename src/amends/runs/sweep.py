@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amends.core.errors import UserError
-from amends.runs.executors.local import Local
+from amends.core.protocols import Executor
 from amends.runs.recipe import Resolved, resolve
 from amends.runs.record import read_json, write_text
 
@@ -33,13 +33,13 @@ def grid(recipe: str, profile: str | None, sets: Sequence[str], over: Sequence[s
     return [Point(combo, resolve(recipe, profile, [*sets, *combo])) for combo in itertools.product(*axes)]
 
 
-def run_all(points: Sequence[Point], root: Path, jobs: int) -> list[Path]:
+def run_all(points: Sequence[Point], root: Path, executor: Executor) -> list[Path]:
     """Runs every point that is not finished; returns their folders."""
     folders = [root / p.resolved.recipe.name / f"sweep-{p.resolved.hash[:12]}" for p in points]
     recipes = [folder / "point.yaml" for folder in folders]
     for point, file in zip(points, recipes, strict=True):
         write_text(file, point.resolved.as_yaml())
-    list(Local(jobs).map(recipes, folders))
+    list(executor.map(recipes, folders))
     return folders
 
 

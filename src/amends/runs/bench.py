@@ -1,0 +1,234 @@
+"""A bench: one recipe with a place in it, into which each method preset is put as one stage.
+
+The file is a recipe (data, subject, original, retrained model, measurements, attacks) with four keys of its own. `stage`
+is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
+which two measurements methods are put in order; `steps` cuts every method short, for smoke runs. A method's own stage
+is, in this order: the length and learning rate of its preset, `stage`, the preset's parts, its `settings`, `steps`.
+An attack with `if_installed: MODULE` is left out, and named, where the module is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from amends.core import catalog, fingerprint
+from amends.core.errors import UserError, nearest
+from amends.core.spec import Fraction, build, spec
+from amends.runs import overrides as layers
+from amends.runs.methods import Method, find_method, packaged_methods
+from amends.runs.recipe import Recipe, Resolved, build_recipe, read
+
+OWN = ("stage", "settings", "rank", "steps")
+"""Keys of a bench that a recipe has not."""
+REFERENCES = "references"
+"""The run that makes the original and the retrained model, before the methods' own."""
+
+
+@spec
+class Rank:
+    """By which two measurements methods are put in order."""
+
+    forgetting: str
+    """The measurement of what is gone."""
+    keeping: str
+    """The measurement of what is still there."""
+    at_least: Fraction = 0.8
+    """The share of the original's `keeping` that a method must keep to come first."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The file, with a profile and `--set`s applied."""
+
+    name: str
+    profile: str | None
+    template: Mapping[str, Any]
+    """The recipe without a method."""
+    stage: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+    rank: Rank
+    steps: int | None
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+
+    @property
+    def print(self) -> str:
+        """16 hex digits over data, models, measurements and attacks: equal ones may be continued and compared."""
+        return fingerprint.of({k: v for k, v in self.template.items() if k not in ("title", "question", "seeds")})
+
+    def references(self, seeds: Sequence[int]) -> Resolved:
+        """The recipe that makes everything but a method."""
+        return self._resolved(REFERENCES, self.template["stages"], seeds)
+
+    def recipe(self, method: Method, seeds: Sequence[int]) -> Resolved:
+        """The recipe of one method. Raises UserError when the method does not fit the bench."""
+        return self._resolved(method.name, {**self.template["stages"], method.name: self.stage_of(method)}, seeds)
+
+    def _resolved(self, name: str, stages: Mapping[str, Any], seeds: Sequence[int]) -> Resolved:
+        tree = {**self.template, "name": f"{self.name}-{name}", "seeds": list(seeds), "stages": dict(stages)}
+        return Resolved(build_recipe(tree), tree, self.profile)
+
+    def stage_of(self, method: Method) -> dict[str, Any]:
+        """A method's stage as plain values."""
+        use = method.stage["use"]
+        takes = {field.name for field in fields(catalog.find("stages", use, f"methods.{method.name}.use").load())}
+        common = {k: v for k, v in self.stage.items() if k in takes}
+        optim = {"use": "adamw", "lr": method.lr["full"], **common.pop("optim", {})}
+        length = {} if {"steps", "epochs"} & set(common) else {"epochs": method.epochs}
+        first = {k: v for k, v in {**length, "optim": optim}.items() if k in takes}
+        tree = {"use": use, "from": "original", **first, **common, **method.stage}
+        own = self.settings.get(method.name, {})
+        for key, other in (("epochs", "steps"), ("steps", "epochs")):
+            if key in own:
+                tree.pop(other, None)
+        tree = layers.apply(tree, _spelt(own), f"settings.{method.name}:")
+        if self.steps is not None and "steps" in takes:
+            tree.pop("epochs", None)
+            tree["steps"] = self.steps
+        return tree
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of a bench: its recipe, or why it has none."""
+
+    method: Method
+    resolved: Resolved | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bench is going to run, and where."""
+
+    bench: Bench
+    seeds: tuple[int, ...]
+    references: Resolved
+    entries: tuple[Entry, ...]
+    root: Path
+
+    def folder(self, name: str) -> Path:
+        """A run's folder: `references`, or a method's name."""
+        return self.root / name
+
+    @property
+    def stages(self) -> Path:
+        """Where the runs share the original and the retrained model."""
+        return self.root / "stages"
+
+
+def benches() -> dict[str, Path]:
+    """The benches that come with the library, by name."""
+    root = Path(str(resources.files("amends"))) / "recipes" / "bench"
+    return {p.stem: p for p in sorted(root.glob("*.yaml"))}
+
+
+def load(what: str, profile: str | None = None, sets: Iterable[str] = (), model: str | None = None) -> Bench:
+    """Finds a bench by name or file and applies a profile, a model and `--set`s."""
+    tree = read(_locate(what))
+    profiles = tree.pop("profiles", None) or {}
+    if profile is not None:
+        if profile not in profiles:
+            raise UserError(f"{what}: no profile is called '{profile}'{nearest(profile, map(str, profiles))}")
+        tree = layers.apply(tree, profiles[profile], f"profile {profile}:")
+    if model is not None:
+        local = Path(model).expanduser()
+        tree["subject"] = {"use": "hf", "name": str(local.resolve()) if local.exists() else model}
+    tree = layers.apply(tree, dict(map(layers.parse, sets)), "--set")
+    return _bench(what, profile, tree)
+
+
+def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Plan:
+    """Resolves every method, so that what cannot run is known, and named, before anything does.
+
+    Args:
+        methods: names of presets, or `all`.
+        num_seeds: seeds 0, 1, ... of every method.
+    """
+    seeds = tuple(range(num_seeds))
+    known = packaged_methods()
+    chosen = list(known.values()) if list(methods) == ["all"] else [find_method(name) for name in dict.fromkeys(methods)]
+    references = bench.references(seeds)
+    data = references.recipe.data.load(seeds[0])
+    references.recipe.check_data(data)
+    entries = tuple(_entry(bench, method, seeds, data) for method in chosen)
+    return Plan(bench, seeds, references, entries, runs / f"bench-{bench.name}-{bench.print[:6]}")
+
+
+def _entry(bench: Bench, method: Method, seeds: Sequence[int], data: Any) -> Entry:
+    try:
+        resolved = bench.recipe(method, seeds)
+        resolved.recipe.check_data(data)
+    except UserError as error:
+        return Entry(method, None, str(error))
+    except ModuleNotFoundError as error:
+        return Entry(method, None, f"{error.name} is not installed")
+    return Entry(method, resolved)
+
+
+def _locate(what: str) -> Path:
+    path = Path(what)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"{what}: no such bench file")
+        return path
+    known = benches()
+    if what not in known:
+        raise UserError(f"no bench is called '{what}'{nearest(what, known)}; a file needs the ending .yaml")
+    return known[what]
+
+
+def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
+    own = {key: tree.pop(key, None) for key in OWN}
+    for key in ("stage", "rank"):
+        if not isinstance(own[key], Mapping):
+            raise UserError(f"{what}: {key}: a bench needs it, as a mapping of keys")
+    settings = own["settings"] or {}
+    for name, values in settings.items():
+        if not isinstance(values, Mapping):
+            raise UserError(f"{what}: settings.{name}: expected a mapping of keys, such as {{lr: 1e-4, epochs: 10}}")
+    unknown = next((name for name in settings if name not in packaged_methods()), None)
+    if unknown is not None:
+        raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, packaged_methods())}")
+    if own["steps"] is not None and (not isinstance(own["steps"], int) or own["steps"] < 1):
+        raise UserError(f"{what}: steps: expected a number of steps, got {own['steps']!r}")
+    attacks, notes = _installed(tree.get("attack") or ())
+    name, rank = str(tree.pop("name")), build(Rank, own["rank"], "rank")
+    bench = Bench(name, profile, {**tree, "attack": attacks}, own["stage"], settings, rank, own["steps"], notes)
+    _check_rank(bench.references((0,)).recipe, bench.rank)
+    return bench
+
+
+def _installed(attacks: Iterable[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    kept, notes = [], []
+    for attack in attacks:
+        needed = attack.get("if_installed") if isinstance(attack, Mapping) else None
+        if needed and importlib.util.find_spec(str(needed)) is None:
+            notes.append(f"The attack {attack.get('use')} was left out: {needed} is not installed.")
+            continue
+        kept.append({k: v for k, v in attack.items() if k != "if_installed"} if needed else attack)
+    return kept, tuple(notes)
+
+
+def _check_rank(recipe: Recipe, rank: Rank) -> None:
+    """Both measurements must be taken, and point one way; what is kept is a share of the original's."""
+    known = {m.name: m for m in recipe.measure}
+    for key, name in (("forgetting", rank.forgetting), ("keeping", rank.keeping)):
+        if name not in known:
+            raise UserError(f"rank.{key}: nothing measured is called {name!r}{nearest(name, known)}")
+        if known[name].better not in ("higher", "lower"):
+            raise UserError(f"rank.{key}: {name} has no direction to put methods in order by")
+    if known[rank.keeping].better != "higher":
+        raise UserError(f"rank.keeping: of {rank.keeping} less is better, so it is nothing to keep")
+    if not any(stage.kind == "original" for stage in recipe.stages):
+        raise UserError("stages: a bench needs a stage called 'original', which every method starts from")
+
+
+def _spelt(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`lr` is short for the optimiser's."""
+    return {("optim.lr" if key == "lr" else str(key)): value for key, value in settings.items()}

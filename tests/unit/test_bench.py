@@ -1,0 +1,429 @@
+"""A bench from its file to its board: recipes of methods, references that are shared, gaps that are named, going on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amends.cli.app import main
+from amends.core.errors import UserError
+from amends.core.protocols import Need
+from amends.runs import about
+from amends.runs.bench import Bench, benches, load, plan
+from amends.runs.bench_run import carry_out, gather
+from amends.runs.methods import Method, find_method, packaged_methods
+from amends.runs.recipe import packaged, resolve
+from amends.runs.run import execute
+from amends.runs.shared import Shared
+
+BENCH = """\
+title: "A tiny bench"
+question: "Does it work?"
+data: {use: facts, authors: 4, questions: 2, forget: 1, holdout: 1}
+subject: {use: tiny_lm, width: 16, depth: 1, heads: 2, vocab: 300, context: 128}
+stages:
+  original: {use: train, once: true, on: [forget, retain], steps: 6, batch: 4}
+  retrain: {use: train, on: [retain], steps: 4, batch: 4}
+stage: {batch: 2, epochs: 3, optim: {use: adamw, warmup: 0.1}}
+settings:
+  npo: {lr: 3e-4, epochs: 2, objective.0.beta: 0.02, objective.1.weight: 5.0}
+  simnpo: {steps: 2}
+  dpo: {lora: {rank: 2, targets: [nothing]}}
+rank: {forgetting: forget_distance, keeping: probability.retain, at_least: 0.5}
+reading: {max_new_tokens: 2, show: [forget]}
+measure: [{use: probability, role: forget}, {use: probability, role: retain}, {use: forget_distance}]
+headline: [probability.forget]
+attack: [{use: relearn, steps: 1, batch: 2}]
+attack_measure: [probability.forget]
+profiles:
+  smoke: {steps: 1}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The bench as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(BENCH)
+    return path
+
+
+def stage(bench: Bench, method: str) -> dict[str, Any]:
+    """A method's stage in the bench."""
+    return bench.stage_of(find_method(method))
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def test_a_methods_stage_is_its_preset_under_the_benchs_conditions(file: Path) -> None:
+    bench = load(str(file))
+    npo = stage(bench, "npo")
+    assert npo["optim"] == {"use": "adamw", "lr": 3e-4, "warmup": 0.1}, "settings win"
+    assert (npo["epochs"], npo["batch"], npo["from"]) == (2, 2, "original")
+    assert [t.get("beta") for t in npo["objective"]] == [0.02, None]
+    assert npo["objective"][1]["weight"] == 5.0
+    graddiff = stage(bench, "graddiff")
+    assert graddiff["epochs"] == 3, "the bench's length before the preset's"
+    assert graddiff["optim"]["lr"] == find_method("graddiff").lr["full"], "the preset's rate where the bench has none"
+    simnpo = stage(bench, "simnpo")
+    assert simnpo["steps"] == 2 and "epochs" not in simnpo
+    short = stage(load(str(file), "smoke"), "npo")
+    assert short["steps"] == 1 and "epochs" not in short
+    assert find_method("npo").objective[0]["beta"] == 0.1, "the preset itself is not touched"
+
+
+def test_a_stage_takes_only_what_it_knows(file: Path) -> None:
+    bench = load(str(file))
+    kept = Method("plain", "Nothing is done", "2401.06121", {"use": "pretrained"}, {"full": 1e-5, "lora": 1e-4}, 3)
+    assert bench.stage_of(kept) == {"use": "pretrained", "from": "original"}
+
+
+def test_what_may_be_continued_has_one_print(file: Path) -> None:
+    bench = load(str(file))
+    assert load(str(file), None, ["settings.npo.lr=1e-3", "title=other"]).print == bench.print
+    assert load(str(file), None, ["stages.original.steps=7"]).print != bench.print
+    assert load(str(file), model="some/model").template["subject"] == {"use": "hf", "name": "some/model"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["stage="], "stage: a bench needs it"),
+        (["settings.npoo={lr: 1}"], r"settings.npoo: no such method \(did you mean 'npo'\?\)"),
+        (["settings.npo=3"], "settings.npo: expected a mapping of keys"),
+        (["steps=many"], "steps: expected a number of steps, got 'many'"),
+        (["rank.forgetting=forget_quality"], "rank.forgetting: nothing measured is called 'forget_quality'"),
+        (["rank.keeping=probability.forget"], "rank.keeping: of probability.forget less is better"),
+        (["rank.at_leest=1"], r"rank.at_leest: Rank has no such key \(did you mean 'at_least'\?\)"),
+        (["stages.original.kind=retrain", "attack=[]", "attack_measure="], "a bench needs a stage called 'original'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(file: Path, sets: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(str(file), None, sets)
+
+
+def test_an_attack_whose_library_is_missing_is_left_out_and_named(file: Path) -> None:
+    extra = "attack=[{use: relearn, steps: 1}, {use: relearn, steps: 2, if_installed: no_such_module}]"
+    bench = load(str(file), None, [extra])
+    assert bench.template["attack"] == [{"use": "relearn", "steps": 1}]
+    assert bench.notes == ("The attack relearn was left out: no_such_module is not installed.",)
+    here = load(str(file), None, ["attack=[{use: relearn, steps: 1, if_installed: torch}]"])
+    assert here.template["attack"] == [{"use": "relearn", "steps": 1}] and here.notes == ()
+
+
+def test_a_method_that_does_not_fit_is_planned_as_a_gap(file: Path, tmp_path: Path) -> None:
+    bench = load(str(file), None, ["settings.npo={objective.0.betta: 1}", "settings.idk={objective.0.role: neighbour}"])
+    work = plan(bench, ["npo", "idk", "simnpo", "npo"], 2, tmp_path)
+    assert [e.method.name for e in work.entries] == ["npo", "idk", "simnpo"]
+    npo, idk, simnpo = work.entries
+    assert npo.resolved is None and "objective.0.betta: NPO has no such key (did you mean 'beta'?)" in npo.problem
+    assert idk.resolved is None and "neighbour" in idk.problem
+    assert simnpo.resolved is not None and simnpo.resolved.tree["seeds"] == [0, 1]
+    assert list(simnpo.resolved.tree["stages"]) == ["original", "retrain", "simnpo"]
+    assert len(plan(bench, ["all"], 1, tmp_path).entries) == len(packaged_methods())
+
+
+def test_every_packaged_bench_takes_every_method_in_every_profile() -> None:
+    assert "tofu" in benches() and "tofu" not in packaged()
+    for profile in (None, "smoke", "paper"):
+        bench = load("tofu", profile)
+        for method in packaged_methods().values():
+            assert bench.recipe(method, (0, 1, 2)).recipe.stages[-1].name == method.name
+    assert set(load("tofu").settings) <= set(packaged_methods())
+
+
+# ---------------------------------------------------------------------- what is collected
+
+
+def left(folder: Path, stages: list[tuple[str, int, str]], **changes: Any) -> None:
+    """A run's files, by hand: (name, seed, weights) of its stages, a measurement for each."""
+    kinds = {"original": "original", "retrain": "retrain"}
+    made = [{"name": n, "seed": s, "kind": kinds.get(n, "unlearned"), "weights": w, "seconds": 1.0} for n, s, w in stages]
+    rows = [{"subject": n, "seed": s, "attack": None, "name": "probability.forget", "value": 0.5} for n, s, _ in stages]
+    folder.mkdir(parents=True)
+    head = {"status": "ok", "error": None, "device": "cpu", "seconds": 10.0, "stages": made}
+    (folder / "manifest.json").write_text(json.dumps({**head, **changes}))
+    (folder / "results.json").write_text(json.dumps({"measurements": rows, "recovered": []}))
+
+
+def test_what_a_failed_run_left_is_kept_and_the_rest_named(file: Path, tmp_path: Path) -> None:
+    work = plan(load(str(file)), ["npo", "simnpo", "graddiff"], 3, tmp_path)
+    both = [("original", 0, "aa"), ("retrain", 0, "bb")]
+    left(work.folder("references"), both)
+    error = "OSError: /home/me/runs/x.safetensors: no space on device; 3/4 done"
+    left(work.folder("npo"), [*both, ("npo", 0, "cc"), ("npo", 2, "dd")], status="failed", error=error)
+    left(work.folder("simnpo"), [("original", 0, "other"), *((("simnpo", s, "ee")) for s in (0, 1, 2))], device="cuda:0")
+    found = gather(work)
+    npo, simnpo, graddiff = found["methods"]
+    why = "OSError: .../x.safetensors: no space on device; 3/4 done"
+    assert (npo["status"], npo["missing"]) == ("partial", [{"seed": 1, "why": why}])
+    assert (simnpo["status"], simnpo["missing"]) == ("ok", [])
+    assert graddiff["status"] == "missing"
+    assert graddiff["missing"] == [{"seed": s, "why": "it was not started"} for s in (0, 1, 2)]
+    assert [(m["subject"], m["seed"]) for m in found["measurements"]] == [
+        ("original", 0), ("retrain", 0), ("npo", 0), ("npo", 2), ("simnpo", 0), ("simnpo", 1), ("simnpo", 2),
+    ]  # fmt: skip
+    assert found["seconds"] == 30.0
+    assert [note.split(":")[0] for note in found["notes"]] == [
+        "simnpo was run with another device than the references", "simnpo starts from other weights than the references",
+    ]  # fmt: skip
+
+
+def test_numbers_of_other_settings_do_not_pass_for_these(file: Path, tmp_path: Path) -> None:
+    work = plan(load(str(file)), ["npo"], 1, tmp_path)
+    left(work.folder("npo"), [("npo", 0, "cc")], recipe_hash="of other settings")
+    left(work.folder("references"), [("original", 0, "aa")], recipe_hash=work.references.hash)
+
+    class Nothing:
+        def map(self, recipes: Any, folders: Any) -> Any:
+            """Ends every run at once."""
+            return iter([0] * len(list(folders)))
+
+    carry_out(work, Nothing())
+    assert [m["subject"] for m in gather(work)["measurements"]] == ["original"]
+    assert resolve(str(work.folder("npo") / "bench.yaml")).hash == work.entries[0].resolved.hash
+
+
+# ---------------------------------------------------------------------- stages that runs share
+
+
+LIGHT = ["stages.ascent=", "stages.graddiff=", "stages.simnpo=", "stages.original.steps=5", "stages.retrain.steps=4",
+         "stages.npo.steps=2", "subject.width=16", "measure=[{use: probability, role: forget}]", "expect=[]",
+         "headline=[]", "attack=[{use: relearn, steps: 2}]", "attack_measure=[probability.forget]"]  # fmt: skip
+
+
+def manifest(folder: Path) -> Any:
+    """The run's manifest."""
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def trained(folder: Path) -> set[str]:
+    """The stages that this run itself took steps for."""
+    path = folder / "metrics.jsonl"
+    return {json.loads(line)["stage"] for line in path.read_text().splitlines()} if path.is_file() else set()
+
+
+def test_a_second_run_takes_the_references_and_gets_the_same_numbers(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    alone = execute(resolve("facts", "smoke", LIGHT), tmp_path / "alone")
+    first = execute(resolve("facts", "smoke", LIGHT), tmp_path / "first", stages=shared)
+    second = execute(resolve("facts", "smoke", [*LIGHT, "name=other"]), tmp_path / "second", stages=shared)
+    assert trained(first) == {"original", "retrain", "npo", "retrain under relearn", "npo under relearn"}
+    assert trained(second) == {"npo", "npo under relearn"}, "references and the attack on the control are taken"
+    assert [s["cached"] for s in manifest(second)["stages"]] == [True, True, False]
+    for run in (first, second):
+        assert (run / "results.json").read_bytes() == (alone / "results.json").read_bytes()
+        costs = [{k: s[k] for k in ("weights", "steps")} for s in manifest(run)["stages"]]
+        assert costs == [{k: s[k] for k in ("weights", "steps")} for s in manifest(alone)["stages"]]
+    assert [s["seconds"] for s in manifest(second)["stages"][:2]] == [s["seconds"] for s in manifest(first)["stages"][:2]]
+    changed = execute(resolve("facts", "smoke", [*LIGHT, "stages.retrain.steps=3"]), tmp_path / "first", stages=shared)
+    assert trained(changed) >= {"retrain"}
+    third = execute(resolve("facts", "smoke", LIGHT), tmp_path / "third", stages=shared)
+    assert (third / "results.json").read_bytes() == (alone / "results.json").read_bytes(), "another run's change reaches nobody"
+    assert trained(third) == {"npo", "npo under relearn"}
+
+
+def test_two_runs_at_once_make_the_original_once(tmp_path: Path) -> None:
+    sets = [word for s in [*LIGHT, "attack=[]", "stages.original.steps=60"] for word in ("--set", s)]
+    command = [sys.executable, "-m", "amends", "run", "facts", "-p", "smoke", *sets, "--no-report"]
+    both = [tmp_path / "a", tmp_path / "b"]
+    running = [
+        subprocess.Popen([*command, "--out", str(out), "--stages", str(tmp_path / "shared")], stderr=subprocess.PIPE)
+        for out in both
+    ]
+    said = [process.communicate()[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    makers = [out for out in both if "original" in trained(out)]
+    assert len(makers) == 1
+    assert (both[0] / "results.json").read_bytes() == (both[1] / "results.json").read_bytes()
+
+
+def test_a_folder_without_its_mark_is_not_taken(tmp_path: Path) -> None:
+    shared, mine = Shared(tmp_path / "shared"), tmp_path / "mine"
+    (tmp_path / "shared" / "k").mkdir(parents=True)
+    (tmp_path / "shared" / "k" / "weights").write_text("half")
+    with shared.stage("k", mine, "DONE", str):
+        assert not mine.exists()
+        mine.mkdir()
+        for name, text in (("weights", "whole"), ("DONE", "k"), ("checkpoint.safetensors", "c"), (".tmp", "t")):
+            (mine / name).write_text(text)
+    kept = {f.name: f.read_text() for f in (tmp_path / "shared" / "k").iterdir()}
+    assert kept == {"weights": "whole", "DONE": "k"}
+    with shared.stage("k", tmp_path / "yours", "DONE", str):
+        assert {f.name for f in (tmp_path / "yours").iterdir()} == {"weights", "DONE"}
+
+
+# ---------------------------------------------------------------------- the command
+
+
+Amends = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def amends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Runs a command in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["amends", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_a_bench_runs_names_its_gaps_and_goes_on(
+    amends: Amends, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", file, "--methods", "npo,dpo,idk", "--seeds", 2, "--jobs", 2, "--json"]
+    code, out, err = amends(*words, "--set", "settings.idk={objective.0.role: neighbour}")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found == json.loads((tmp_path / "results" / "tiny.json").read_text())
+    lines = {x["method"]: x for x in found["leaderboard"]}
+    assert {m: x["metrics"]["forget_distance"] is not None for m, x in lines.items()} == {
+        "npo": True,
+        "dpo": False,
+        "idk": False,
+    }
+    assert set(lines["npo"]["metrics"]["probability.forget"]["by_seed"]) == {"0", "1"}
+    assert lines["npo"]["cost"]["peak_bytes"]["mean"] > 0
+    assert (lines["npo"]["missing"], lines["npo"]["cost"]["steps"]) == ([], [2])
+    assert "nothing" in lines["dpo"]["missing"][0]["why"] and lines["dpo"]["missing"][0]["seeds"] == "0, 1"
+    assert "neighbour" in lines["idk"]["missing"][0]["why"]
+    assert [(s["name"], s["seed"]) for s in found["stages"]] == [
+        ("original", 0), ("retrain", 0), ("retrain", 1), ("npo", 0), ("npo", 1),
+    ]  # fmt: skip
+    assert {m["name"]: m["tuned"] for m in found["methods"]}["npo"]["epochs"] == 2
+    assert found["command"].endswith("--methods npo,dpo,idk --seeds 2 --set 'settings.idk={objective.0.role: neighbour}'")
+    assert found["notes"] == []
+    assert str(tmp_path) not in out + (tmp_path / "results" / "tiny.html").read_text()
+    (root,) = (tmp_path / "runs").iterdir()
+    assert not any("original" in stage for stage in trained(root / "npo")), "made once, by the references"
+    _goes_on(amends, words, tmp_path, lines["npo"])
+
+
+def _goes_on(amends: Amends, words: list[object], tmp_path: Path, npo: dict[str, Any]) -> None:
+    """The same command with the mistakes mended: what was made stays, what was missing is there."""
+    marks = {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/*/stages/*/DONE")}
+    assert len(marks) >= 3 + 5
+    code, out, err = amends(*words, "--set", "settings.dpo={steps: 1}")
+    assert code == 0, err
+    lines = {x["method"]: x for x in json.loads(out)["leaderboard"]}
+    assert all(x["missing"] == [] for x in lines.values())
+    assert lines["dpo"]["cost"]["steps"] == [1]
+    assert {f: f.stat().st_mtime_ns for f in marks} == marks
+    assert lines["npo"]["metrics"] == npo["metrics"]
+    page = (tmp_path / "results" / "tiny.html").read_text()
+    assert "Nothing: every method that was asked for left every number" in page
+
+
+def test_a_bench_without_references_is_one_sentence(amends: Amends, file: Path, tmp_path: Path) -> None:
+    lost = ["--set", "subject={use: hf, name: /no/such/model}"]
+    code, _, err = amends("bench", file, "--methods", "npo", "--seeds", 1, "--runs", tmp_path / "runs", *lost)
+    assert code == 2
+    last = err.splitlines()[-1]
+    assert "/references: the references could not be made (" in last and "no such folder" in last
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bench", "tofuu"], "no bench is called 'tofuu' (did you mean 'tofu'?)"),
+        (["bench", "none.yaml"], "none.yaml: no such bench file"),
+        (["bench", "tofu", "-p", "smok"], "tofu: no profile is called 'smok' (did you mean 'smoke'?)"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(amends: Amends, words: list[str], message: str) -> None:
+    code, _, err = amends(*words)
+    assert code == 2 and message in err.splitlines()[-1]
+
+
+def test_a_method_that_does_not_exist_is_named(amends: Amends, file: Path) -> None:
+    code, _, err = amends("bench", file, "--methods", "npo,simnop")
+    assert code == 2 and "simnop: no such method (did you mean 'simnpo'?)" in err.splitlines()[-1]
+
+
+# ---------------------------------------------------------------------- what a method costs
+
+
+class Term:
+    """What the cost is read from."""
+
+    def __init__(self, role: str, *needs: Need) -> None:
+        self.role, self.needs = role, frozenset(needs)
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ([Term("f")], (1, 1, 0, 0, ())),
+        ([Term("f"), Term("r")], (2, 2, 0, 0, ())),
+        ([Term("f"), Term("f")], (1, 1, 0, 0, ())),
+        ([Term("f", Need.REFERENCE), Term("r")], (2, 2, 0, 0, ("1 pass over the f rows",))),
+        ([Term("f", Need.REFERENCE, Need.ALTERNATIVE)], (2, 2, 0, 0, ("2 passes over the f rows",))),
+        ([Term("f"), Term("r", Need.REFERENCE_DIST)], (3, 2, 0, 1, ())),
+        ([Term("f", Need.REFERENCE), Term("r", Need.REFERENCE_DIST)], (4, 2, 0, 1, ())),
+        ([Term("f", Need.HIDDEN), Term("r", Need.HIDDEN, Need.REFERENCE_HIDDEN)], (3, 2, 3, 1, ())),
+    ],
+)
+def test_the_cost_follows_from_what_terms_need(terms: list[Any], expected: tuple[Any, ...]) -> None:
+    found = about.cost(terms)
+    assert (found.forwards, found.backwards, found.partial, found.copies, found.once) == expected
+    assert found.factor == pytest.approx((expected[0] + 2 * expected[1]) / 3)
+
+
+def test_the_cost_is_what_the_engine_does(monkeypatch: pytest.MonkeyPatch, lm_world: Any) -> None:
+    """Counted on a real stage: rows that go through the model in the steps, against a fine-tuning of as many steps."""
+    from amends.core.context import Memory
+    from amends.core.spec import build_use
+    from amends.engine.fit import fit
+    from amends.subjects.causal_lm import CausalLM
+
+    rows: list[int] = []
+    plain = CausalLM.likelihood
+    monkeypatch.setattr(CausalLM, "likelihood", lambda self, batch: (rows.append(len(batch)), plain(self, batch))[1])
+
+    def forwarded(method: str, steps: int) -> int:
+        rows.clear()
+        terms = tuple(build_use("terms", t, "t") for t in find_method(method).objective)
+        fit(lm_world.make(), terms, lm_world.data, steps=steps, optim=build_use("optim", "adamw", "o"), batch=4,
+            reference="start", run=Memory())  # fmt: skip
+        return sum(rows)
+
+    for name in ("graddiff", "npo", "graddiff-kl", "npo-kl", "dpo", "idk"):
+        cost = about.cost_of(find_method(name))
+        assert cost is not None
+        assert (forwarded(name, 3) - forwarded(name, 1)) / (2 * 4) == cost.forwards, name
+
+
+def test_listings_show_cost_and_recipe(amends: Amends) -> None:
+    code, out, _ = amends("methods", "--json")
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert code == 0 and set(rows) == set(packaged_methods())
+    assert rows["npo"]["cost"] == "2 forwards + 2 backwards a step (2 x fine-tuning); once: 1 pass over the forget rows"
+    assert (rows["npo-kl"]["forwards"], rows["npo-kl"]["backwards"], rows["npo-kl"]["copies"]) == (4, 2, 1)
+    for row in rows.values():
+        kind, _, name = row["recipe"].rpartition(" ")
+        assert name in (benches() if kind == "bench" else packaged())
+    assert rows["ascent"]["recipe"] == "tofu-small"
+    _, text, _ = amends("methods")
+    assert text.splitlines()[0].split() == ["method", "paper", "needs", "cost", "recipe", "what"]
+
+
+def test_a_preset_may_name_its_recipe() -> None:
+    npo = find_method("npo")
+    named = Method(npo.name, npo.summary, npo.arxiv, npo.stage, npo.lr, npo.epochs, recipe="forget-demo")
+    assert about.recipe_of(named) == "forget-demo" != about.recipe_of(npo)
