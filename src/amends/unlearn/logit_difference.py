@@ -31,6 +31,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -210,11 +211,16 @@ class LogitDifference:
 
 def _installed() -> None:
     """Imports what training will import, so that a missing package is said before and its import is not timed as training."""
+    log = logging.getLogger("bitsandbytes")  # peft imports it where it is installed, and it remarks on its own kernels
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         importlib.import_module("peft")
         importlib.import_module("amends.subjects.logit_difference")
     except ImportError as error:
         raise UserError(f'logit_difference needs the package {error.name}: pip install "amends[lm]"') from None
+    finally:
+        log.setLevel(level)
 
 
 @dataclass(frozen=True)
