@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 import subprocess
 import sys
@@ -152,7 +153,9 @@ def test_every_packaged_method_builds_and_its_terms_exist() -> None:
         assert not built or built[0].term.role == "forget"
         assert method.needs == sorted({str(need) for w in built for need in w.term.needs})
         assert set(method.needs) <= {str(need) for need in Need}
-        assert set(method.lr) == ({"full"} if method.name == "uld" else {"full", "lora"}), "an assistant is an adapter already"
+        stage = catalog.find("stages", method.stage["use"], name).load()
+        takes = {field.name for field in dataclasses.fields(stage)}
+        assert set(method.lr) == ({"full", "lora"} if "lora" in takes else {"full"})
         assert 0 < method.lr["full"] < method.lr.get("lora", math.inf)
         assert method.epochs >= 1
         assert method.summary

@@ -23,7 +23,7 @@ from amends.core.errors import UserError
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.engine.optim import AdamW
-from amends.runs.request import ANCHOR_ROWS
+from amends.runs.request import ANCHOR_ROWS, Request
 from amends.subjects.causal_lm import CausalLM
 from amends.subjects.load import HF
 from amends.subjects.tiny import TinyLM
@@ -199,6 +199,18 @@ def test_without_rows_to_keep_the_packages_own_are_used_and_said(unlearn: Unlear
     assert [t["use"] for t in recipe_of(out)["stages"]["npo"]["objective"]] == ["npo", "kl"]
     assert json.loads((out / "run" / "manifest.json").read_text())["data"]["roles"]["retain"] == ANCHOR_ROWS > 10
     assert ("npo", "probability.retain") in results(out)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("pdu", "held to its own answers (KL) on 32"), ("rmu", "the method is given, in its place, 32"),
+     ("uld", "the method is given, in its place, 32"), ("task-vector", "holds the model to nothing, and is measured on 32")],
+)  # fmt: skip
+def test_what_stands_in_for_retain_rows_is_said_as_the_method_uses_them(
+    files: Files, model: Path, method: str, words: str
+) -> None:
+    tree = Request(model=str(model), forget=files("f", rows(0, 6)), method=method).tree()
+    assert words in tree["data"]["remarks"][0]
 
 
 @pytest.mark.parametrize("method", ["simnpo", "idk", "dpo", "graddiff-kl", "rmu", "undial", "pdu", "task-vector"])

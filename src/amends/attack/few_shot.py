@@ -79,7 +79,7 @@ class FewShot:
 
 def gives_away(shot: Sample, asked: Sample) -> bool:
     """Whether a turn tells the answer of a row."""
-    if shot.id == asked.id or _question(shot).lower() == _question(asked).lower():
+    if _question(shot).lower() == _question(asked).lower():
         return True
     text = f"{_question(shot)} {shot.data['answer']}".lower()
     secrets = [str(asked.data["answer"]).strip().rstrip("."), *asked.data.get("keys", ())]

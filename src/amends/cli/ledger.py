@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from amends.cli.options import Json, Sets, Trackers
+from amends.cli.options import (
+    Attacks,
+    Batch,
+    Budget,
+    Dtype,
+    Epochs,
+    Json,
+    Method,
+    Rank,
+    Rate,
+    Seed,
+    Sets,
+    Steps,
+    Trackers,
+    Until,
+)
 from amends.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,17 +77,17 @@ def forget(
     name: Annotated[str, typer.Option(help="Who asks, or why; stands in the ledger and its report.")] = "",
     hold: Hold = False,
     retain: Retain = None, neighbour: Neighbour = None, holdout: Holdout = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")] = "npo",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; the method's own by default.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of each role a step.")] = 8,
-    lora: Annotated[int | None, typer.Option(min=1, metavar="RANK", help="Train a LoRA adapter and merge it.")] = None,
-    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the retain probability that may be lost.")] = 0.1,
-    until: Annotated[float, typer.Option(min=0, max=1, help="Stop when the forget probability is this low.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
-    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back in several ways.")] = True,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    method: Method = "npo",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    lr: Rate = None,
+    batch: Batch = 8,
+    lora: Rank = None,
+    budget: Budget = 0.1,
+    until: Until = 0.05,
+    seed: Seed = 0,
+    attack: Attacks = True,
+    dtype: Dtype = "float32",
     sets: Sets = None, track: Trackers = None,
 ) -> None:  # fmt: skip
     """Forget one request, starting from the newest model; run it again and it goes on where it stopped."""

@@ -34,6 +34,18 @@ ExecutorSets = Annotated[
     ),
 ]
 
+Method = Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate; the method's own by default.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows of each role a step.")]
+Rank = Annotated[int | None, typer.Option(min=1, metavar="RANK", help="Train a LoRA adapter and merge it.")]
+Budget = Annotated[float, typer.Option(min=0, max=1, help="Share of the retain probability that may be lost.")]
+Until = Annotated[float, typer.Option(min=0, max=1, help="Stop when the forget probability is this low.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
+Attacks = Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back in several ways.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+
 
 def add_plugins(files: list[Path] | None) -> None:
     """Adds the user's own specs to the catalog before a recipe is read."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from amends.cli.options import Sets, Trackers
+from amends.cli.options import Attacks, Batch, Budget, Dtype, Epochs, Method, Rank, Rate, Seed, Sets, Steps, Trackers, Until
 
 Model = Annotated[str, typer.Argument(help="A local folder, a .gguf file, or a name on the hub.")]
 
@@ -23,17 +23,17 @@ def unlearn(
     multihop: Annotated[Path | None, typer.Option(help="Questions with a forgotten fact as a step; measured only.")] = None,
     reverse: Annotated[Path | None, typer.Option(help="From the value back to the name; measured only.")] = None,
     language: Annotated[Path | None, typer.Option(help="The same questions in another language; measured only.")] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="See `amends methods`.")] = "npo",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the forget rows; the method's own by default.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; the method's own by default.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of each role a step.")] = 8,
-    lora: Annotated[int | None, typer.Option(min=1, metavar="RANK", help="Train a LoRA adapter and merge it.")] = None,
-    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the retain probability that may be lost.")] = 0.1,
-    until: Annotated[float, typer.Option(min=0, max=1, help="Stop when the forget probability is this low.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
-    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Try to bring it back in several ways.")] = True,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    method: Method = "npo",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    lr: Rate = None,
+    batch: Batch = 8,
+    lora: Rank = None,
+    budget: Budget = 0.1,
+    until: Until = 0.05,
+    seed: Seed = 0,
+    attack: Attacks = True,
+    dtype: Dtype = "float32",
     sets: Sets = None, track: Trackers = None,
 ) -> None:  # fmt: skip
     """Make a model forget rows of yours: a new model, and a report that says what went, what stayed and what it cost."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from amends.data.text import resolve as resolve_path
 from amends.runs.methods import Method, find_method
 from amends.runs.recipe import Recipe
 from amends.runs.record import read_json
+from amends.runs.shared import link
 
 ANCHOR = "package:shakespeare/retain.jsonl"
 """General questions that come with the library: the anchor where the user has no retain rows."""
@@ -27,9 +27,8 @@ ANCHOR_ROWS = 32
 """How many of them are used: enough to hold a small model's behaviour, few enough to be read quickly on a CPU."""
 
 NO_RETAIN = (
-    "no retain file: the model is held to its own answers (KL) on {n} general questions that come with the library; "
-    "the report can say what that costs on general knowledge, but nothing about what lies close to your forget rows. "
-    "Give --retain (and --neighbour) for that evidence"
+    "no retain file: {held} {n} general questions that come with the library; the report can say what that costs on general "
+    "knowledge, but nothing about what lies close to your forget rows. Give --retain (and --neighbour) for that evidence"
 )
 
 
@@ -97,12 +96,21 @@ class Request:
         others = {role: str(path.resolve()) for role, path in self._hard().items()}
         hard = {"others": others} if others else {}
         if self.retain is None:
-            remarks = [NO_RETAIN.format(n=ANCHOR_ROWS)]
+            remarks = [NO_RETAIN.format(held=self._held(), n=ANCHOR_ROWS)]
             return {"use": "text", **given, **hard, "retain": ANCHOR, "limit": {"retain": ANCHOR_ROWS}, "remarks": remarks}
         return {"use": "text", **given, **hard, "retain": str(self.retain.resolve()), "set_aside": 0.2}
 
+    def _held(self) -> str:
+        """What the general questions are used for, as the beginning of a sentence."""
+        stage, objective = find_method(self.method).stage, find_method(self.method).objective
+        if objective and any(term.get("term", term)["use"] == "kl" for term in _anchored(objective)):
+            return "the model is held to its own answers (KL) on"
+        if objective or "retain" in _fields(stage["use"]):
+            return "the method is given, in its place,"
+        return "the method holds the model to nothing, and is measured on"
+
     def _stage(self, method: Method, lr: float) -> dict[str, Any]:
-        takes = {field.name for field in fields(catalog.find("stages", method.stage["use"], f"--method {method.name}").load())}
+        takes = _fields(method.stage["use"])
         length = {"steps": self.steps} if self.steps is not None else {"epochs": self.epochs or method.epochs}
         watched = "retain" if self.retain is None else "retain_aside"
         optim = {"use": "adamw", "lr": lr, "warmup": 0.1}
@@ -157,6 +165,11 @@ def _latin(rows: Sequence[Sample]) -> bool:
     return all(any(c.isascii() and c.isalnum() for c in row.data["answer"]) for row in rows)
 
 
+def _fields(use: str) -> frozenset[str]:
+    """What a stage can be told."""
+    return frozenset(field.name for field in fields(catalog.find("stages", use, "--method").load()))
+
+
 def _anchored(objective: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """An objective for retain rows that are not the user's: the model is held to its own answers, not to theirs."""
     terms = [_own_answers(term) for term in objective]
@@ -181,21 +194,10 @@ def hand_over(run: Path, method: str, out: Path) -> int:
         raise UserError(f"{run}: no stage is called '{method}', so there is no model to put into {out}")
     model = stage / "model"
     for source in sorted(model.iterdir()):
-        _link(source, out / source.name)
+        link(source, out / source.name)
     if (run / "report.html").is_file():
         shutil.copyfile(run / "report.html", out / "report.html")
     return int(read_json(stage / "DONE")["steps"])
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-    except OSError as error:
-        raise UserError(f"{target}: could not be written ({error.strerror}); the model lies in {source.parent}") from None
 
 
 def describe(recipe: Recipe) -> str:
