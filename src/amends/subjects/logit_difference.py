@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amends.core.errors import UserError
+from amends.subjects.caches import as_cache
 from amends.subjects.contrast import log_difference
 from amends.subjects.logit_difference_config import LogitDifferenceConfig
 
@@ -110,21 +111,22 @@ class LogitDifferenceForCausalLM(PreTrainedModel, GenerationMixin):
 
     def forward(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
-        past_key_values: Any = None, inputs_embeds: Tensor | None = None, labels: Tensor | None = None,
+        past_key_values: Any = None, cache: Any = None, inputs_embeds: Tensor | None = None, labels: Tensor | None = None,
         use_cache: bool | None = None, logits_to_keep: int | Tensor = 0, **options: Any,
     ) -> CausalLMOutputWithPast:  # fmt: skip
         """log p of the next word [B, T, V], and what transformers' own models return besides."""
-        if past_key_values is None and (self.config.target_config.use_cache if use_cache is None else use_cache):
-            past_key_values = DynamicCache(config=self.config)
+        held = past_key_values if cache is None else cache  # newer releases of transformers pass the latter
+        if held is None and (self.config.target_config.use_cache if use_cache is None else use_cache):
+            held = DynamicCache(config=self.config)
         with self._assistant_beside(logits_to_keep):
             target, assistant = self.target(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=past_key_values is not None,
+                inputs_embeds=inputs_embeds, use_cache=held is not None, **as_cache(held),
                 logits_to_keep=logits_to_keep, **{**options, "return_dict": True},
             ).logits.chunk(2)  # fmt: skip
         logits = log_difference(target, assistant, self.config.weight, self.config.filter_rate)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **as_cache(held))
 
     @contextmanager
     def _assistant_beside(self, logits_to_keep: int | Tensor) -> Iterator[None]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from amends.subjects.caches import as_cache
+
 WORTH = 1 / 8
 """The share of a batch's positions that must be saved for a second, short forward to pay."""
 
@@ -72,11 +74,11 @@ def rest_logits(model: Any, input_ids: Tensor, common: int) -> Tensor:
     from transformers import DynamicCache
 
     cache: Any = DynamicCache(config=model.config)
-    _before_head(model)(input_ids=input_ids[:1, :common], past_key_values=cache, use_cache=True)
+    _before_head(model)(input_ids=input_ids[:1, :common], **as_cache(cache), use_cache=True)
     for layer in cache.layers:
         layer.keys = layer.keys.expand(len(input_ids), -1, -1, -1)
         layer.values = layer.values.expand(len(input_ids), -1, -1, -1)
-    return model(input_ids=input_ids[:, common:], past_key_values=cache, use_cache=True).logits
+    return model(input_ids=input_ids[:, common:], **as_cache(cache), use_cache=True).logits
 
 
 def _before_head(model: Any) -> Any:
