@@ -20,6 +20,7 @@ from amends.runs.bench_run import carry_out, gather
 from amends.runs.methods import Method, find_method, packaged_methods
 from amends.runs.recipe import packaged, resolve
 from amends.runs.run import execute
+from amends.runs.search import Trial, best_of, drawn
 from amends.runs.shared import Shared
 
 BENCH = """\
@@ -427,3 +428,83 @@ def test_a_preset_may_name_its_recipe() -> None:
     npo = find_method("npo")
     named = Method(npo.name, npo.summary, npo.arxiv, npo.stage, npo.lr, npo.epochs, recipe="forget-demo")
     assert about.recipe_of(named) == "forget-demo" != about.recipe_of(npo)
+
+
+# ---------------------------------------------------------------------- settings that are looked for
+
+
+SEARCHED = """\
+search:
+  seed: 50
+  budget: 3
+  at_least: 0.9
+  over:
+    all: {lr: [1e-4, 3e-4]}
+    npo: {objective.0.beta: [0.02, 0.1], epochs: [1]}
+  changes: {reading.show: []}
+expect:
+  - {that: npo.probability.forget, at_most: 10.0, of: original.probability.forget, because: "a claim of two models"}
+  - {that: simnpo.probability.forget, at_most: 1.0, because: "not among the methods of the run"}
+"""
+
+
+def test_trials_are_a_grid_of_which_the_budget_is_drawn(file: Path) -> None:
+    file.write_text(BENCH + SEARCHED)
+    search = load(str(file)).search
+    assert search is not None
+    assert search.trials("simnpo") == [{"lr": 1e-4}, {"lr": 3e-4}]
+    trials = search.trials("npo")
+    assert len(trials) == 3 and trials == search.trials("npo"), "three of four, the same ones each time"
+    assert all(t["epochs"] == 1 for t in trials)
+    assert drawn([{"a": i} for i in range(9)], 4, 0) != drawn([{"a": i} for i in range(9)], 4, 1)
+
+
+def test_the_best_trial_forgets_most_of_those_that_keep_enough() -> None:
+    rows = [Trial({}, 0.5, 0.9), Trial({}, 0.2, 0.8), Trial({}, 0.2, 0.85), Trial({}, float("nan"), 1.0), Trial({}, None, 2.0)]
+    assert best_of(rows, "lower", 0.75) == 2, "the same forgetting: the one that keeps more"
+    assert best_of(rows, "higher", 0.75) == 0
+    assert best_of(rows, "lower", 0.99) == 0, "none keeps enough: the one that keeps most"
+    assert best_of(rows[3:], "lower", 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["search.over.npoo={lr: [1]}"], r"search.over.npoo: no such method \(did you mean 'npo'\?\)"),
+        (["search.over.npo={lr: 1e-4}"], "search.over.npo: expected lists of values"),
+        (["search.buget=3"], r"search.buget: Search has no such key \(did you mean 'budget'\?\)"),
+        (["expect.0.that=npoo.probability.forget"], "expect.0.that: no stage is called 'npoo'"),
+        (["expect.0.of=npo.utility"], "expect.0.of: nothing measured is called 'utility'"),
+    ],
+)
+def test_a_mistake_in_the_search_or_a_claim_is_named(file: Path, sets: list[str], message: str) -> None:
+    file.write_text(BENCH + SEARCHED)
+    with pytest.raises(UserError, match=message):
+        load(str(file), None, sets)
+
+
+def test_a_search_without_a_plan_or_on_a_seed_of_the_table_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(file), "--methods", "npo", "--search"]) == 2
+    assert "the bench does not say what to try" in capsys.readouterr().err
+    file.write_text(BENCH + SEARCHED.replace("seed: 50", "seed: 1"))
+    assert main(["bench", str(file), "--methods", "npo", "--seeds", "2", "--search"]) == 2
+    assert "1 is also a seed of the table" in capsys.readouterr().err
+
+
+def test_a_search_finds_settings_and_the_table_uses_them(file: Path, tmp_path: Path) -> None:
+    file.write_text(BENCH + SEARCHED)
+    out = tmp_path / "board.json"
+    words = ["bench", str(file), "--methods", "npo", "--seeds", "1", "--search", "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    trials = found["search"]["methods"]["npo"]["trials"]
+    (chosen,) = [t for t in trials if t["chosen"]]
+    assert len(trials) == 3 and all(t["forgetting"] is not None and t["seconds"] > 0 for t in trials)
+    stage_used = found["methods"][0]["stage"]
+    assert stage_used["optim"]["lr"] == chosen["settings"]["lr"]
+    assert stage_used["objective"][0]["beta"] == chosen["settings"]["objective.0.beta"]
+    assert stage_used["objective"][1]["weight"] == 5.0, "what is not searched stays as the file says"
+    assert [c["verdict"] for c in found["claims"]] == ["met", "not tested"]
+    assert found["command"].endswith("--search")
+    page = out.with_suffix(".html").read_text()
+    assert "Settings were chosen on seed 50" in page and "a claim of two models" in page

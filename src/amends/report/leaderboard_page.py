@@ -9,7 +9,7 @@ from typing import Any
 from amends.report import build, pareto, words
 from amends.report.figures import bars
 from amends.report.leaderboard import Board
-from amends.report.load import mapping
+from amends.report.load import mapping, rows
 from amends.report.panels import Panel
 
 
@@ -33,6 +33,8 @@ def context(board: Board) -> dict[str, Any]:
         "plots": _plots(board),
         "every": build.every(board.table),
         "recovery": _recovery(board),
+        "claims": build.claims(run),
+        "search": _search(board),
         "settings": [_settings(line.raw) for line in sorted(board.standings, key=lambda s: s.name)],
         "notes": [str(n) for n in values.get("notes") or ()] + [str(n) for n in mapping(values.get("data")).get("notes") or ()],
         "command": str(values.get("command") or ""),
@@ -79,6 +81,30 @@ def _recovery(board: Board) -> Panel | None:
     if not entries:
         return None
     return Panel("Brought back by the worst attack", note, bars(entries, "brought back by the worst attack"))
+
+
+def _search(board: Board) -> dict[str, Any] | None:
+    """How settings were found: the budget, the rule, and every trial."""
+    found = mapping(board.values.get("search"))
+    if not found:
+        return None
+    gone, keep = words.metric(board.forgetting), words.metric(board.keeping)
+    way = words.DIRECTIONS.get(board.table.better(board.forgetting), "")
+    methods = mapping(found.get("methods"))
+    tried = sum(len(rows(mapping(m).get("trials"))) for m in methods.values())
+    said = (
+        f"Settings were chosen on seed {found.get('seed')}, which the table does not show, among at most "
+        f"{words.several(int(found.get('budget', 0)), 'trial')} of each method ({tried} in all): of those that kept at least "
+        f"{words.share(float(found.get('at_least', 0)))} of the original's {keep}, the one with the best {gone} ({way}); where "
+        "none did, the one that kept most."
+    )
+    lines = [
+        (name, ", ".join(f"{k} {_said(v)}" for k, v in mapping(t.get("settings")).items()) or "as the file says",
+         t.get("forgetting"), t.get("keeping"), bool(t.get("chosen")))
+        for name, m in methods.items() for t in rows(mapping(m).get("trials"))
+    ]  # fmt: skip
+    untried = [(name, str(mapping(m).get("why"))) for name, m in methods.items() if mapping(m).get("why")]
+    return {"said": said, "lines": lines, "untried": untried}
 
 
 def _settings(raw: Mapping[str, Any]) -> dict[str, Any]:

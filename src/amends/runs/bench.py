@@ -1,9 +1,10 @@
 """A bench: one recipe with a place in it, into which each method preset is put as one stage.
 
-The file is a recipe (data, subject, original, retrained model, measurements, attacks) with four keys of its own. `stage`
-is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
+The file is a recipe (data, subject, original, retrained model, measurements, attacks, claims) with five keys of its own.
+`stage` is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
 which two measurements methods are put in order; `steps` cuts every method short, for smoke runs. A method's own stage
 is, in this order: the length and learning rate of its preset, `stage`, the preset's parts, its `settings`, `steps`.
+`search` says how settings are looked for (`runs/search.py`); with it, what is found takes the place of `settings`.
 An attack with `if_installed: MODULE` is left out, and named, where the module is missing.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from amends.core import catalog, fingerprint
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Fraction, build, spec
 from amends.runs import overrides as layers
+from amends.runs.claims import Claim
 from amends.runs.methods import Method, find_method, packaged_methods
-from amends.runs.recipe import Recipe, Resolved, build_recipe, read
+from amends.runs.recipe import Recipe, Resolved, attack_name, build_recipe, read
+from amends.runs.search import Search, names_of
 
-OWN = ("stage", "settings", "rank", "steps")
+OWN = ("stage", "settings", "rank", "steps", "search")
 """Keys of a bench that a recipe has not."""
 REFERENCES = "references"
 """The run that makes the original and the retrained model, before the methods' own."""
@@ -55,6 +58,10 @@ class Bench:
     steps: int | None
     notes: tuple[str, ...]
     """What was left out, and why."""
+    search: Search | None = None
+    """Which settings to try."""
+    expect: tuple[Claim, ...] = ()
+    """What the methods are expected to do, one beside the other."""
 
     @property
     def print(self) -> str:
@@ -68,6 +75,21 @@ class Bench:
     def recipe(self, method: Method, seeds: Sequence[int]) -> Resolved:
         """The recipe of one method. Raises UserError when the method does not fit the bench."""
         return self._resolved(method.name, {**self.template["stages"], method.name: self.stage_of(method)}, seeds)
+
+    def trials(self, method: Method) -> tuple[Resolved, list[dict[str, Any]]]:
+        """The recipe whose stages are a method's trials, and the settings of each.
+
+        Raises UserError when there is nothing to search by, or a setting does not fit the method.
+        """
+        if self.search is None:
+            raise UserError(f"{self.name}: search: the bench does not say what to try: give it `search.over`")
+        settings = self.search.trials(method.name)
+        own = self.settings.get(method.name, {})
+        each = [replace(self, settings={method.name: {**own, **trial}}).stage_of(method) for trial in settings]
+        tree = layers.apply({**self.template, "attack": []}, self.search.changes, "search.changes:")
+        stages = {**tree["stages"], **dict(zip(names_of(settings), each, strict=True))}
+        tree = {**tree, "name": f"{self.name}-search-{method.name}", "seeds": [self.search.seed], "stages": stages}
+        return Resolved(build_recipe(tree), tree, self.profile), settings
 
     def _resolved(self, name: str, stages: Mapping[str, Any], seeds: Sequence[int]) -> Resolved:
         tree = {**self.template, "name": f"{self.name}-{name}", "seeds": list(seeds), "stages": dict(stages)}
@@ -151,13 +173,21 @@ def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Pl
         num_seeds: seeds 0, 1, ... of every method.
     """
     seeds = tuple(range(num_seeds))
-    known = packaged_methods()
-    chosen = list(known.values()) if list(methods) == ["all"] else [find_method(name) for name in dict.fromkeys(methods)]
     references = bench.references(seeds)
     data = references.recipe.data.load(seeds[0])
     references.recipe.check_data(data)
-    entries = tuple(_entry(bench, method, seeds, data) for method in chosen)
-    return Plan(bench, seeds, references, entries, runs / f"bench-{bench.name}-{bench.print[:6]}")
+    entries = tuple(_entry(bench, method, seeds, data) for method in chosen_methods(methods))
+    return Plan(bench, seeds, references, entries, folder_of_bench(bench, runs))
+
+
+def chosen_methods(names: Sequence[str]) -> list[Method]:
+    """The presets called so, or every one for `all`. Raises UserError with the nearest name."""
+    return list(packaged_methods().values()) if list(names) == ["all"] else [find_method(n) for n in dict.fromkeys(names)]
+
+
+def folder_of_bench(bench: Bench, runs: Path) -> Path:
+    """Where everything of a bench lies."""
+    return runs / f"bench-{bench.name}-{bench.print[:6]}"
 
 
 def _entry(bench: Bench, method: Method, seeds: Sequence[int], data: Any) -> Entry:
@@ -199,9 +229,23 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
         raise UserError(f"{what}: steps: expected a number of steps, got {own['steps']!r}")
     attacks, notes = _installed(tree.get("attack") or ())
     name, rank = str(tree.pop("name")), build(Rank, own["rank"], "rank")
-    bench = Bench(name, profile, {**tree, "attack": attacks}, own["stage"], settings, rank, own["steps"], notes)
-    _check_rank(bench.references((0,)).recipe, bench.rank)
+    search = None if own["search"] is None else build(Search, own["search"], "search")
+    if search is not None:
+        search.check("search", packaged_methods())
+    claims = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(tree.pop("expect", None) or ()))
+    template = {**tree, "attack": attacks}
+    bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, search, claims)
+    references = bench.references((0,)).recipe
+    _check_rank(references, bench.rank)
+    _check_claims(bench, references)
     return bench
+
+
+def _check_claims(bench: Bench, references: Recipe) -> None:
+    stages = [*(s.name for s in references.stages), *packaged_methods()]
+    metrics = [m.name for m in references.measure]
+    for i, claim in enumerate(bench.expect):
+        claim.check(f"expect.{i}", stages, metrics, [attack_name(a) for a in references.attack])
 
 
 def _installed(attacks: Iterable[Any]) -> tuple[list[Any], tuple[str, ...]]:

@@ -8,18 +8,22 @@ others. What is missing is named, with the reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amends.core.errors import UserError
 from amends.core.protocols import Executor
 from amends.runs import console
-from amends.runs.bench import REFERENCES, Entry, Plan
+from amends.runs.bench import REFERENCES, Bench, Entry, Plan, chosen_methods, folder_of_bench
+from amends.runs.claims import quantity
 from amends.runs.executors.base import LOG
 from amends.runs.recipe import Resolved
 from amends.runs.record import SCHEMA, read_json, write_text
+from amends.runs.search import best_of, folder_of, read_trials, trial_rows
 
 RECIPE = "bench.yaml"
 """Each run's recipe, in its folder."""
@@ -44,7 +48,10 @@ def carry_out(plan: Plan, executor: Executor) -> None:
 
 
 def _write(plan: Plan, name: str, resolved: Resolved) -> Path:
-    folder = plan.folder(name)
+    return _write_into(plan.folder(name), resolved)
+
+
+def _write_into(folder: Path, resolved: Resolved) -> Path:
     if _manifest(folder).get("recipe_hash") != resolved.hash:  # numbers of other settings must not pass for these
         for stale in ("results.json", "claims.json", "manifest.json"):
             (folder / stale).unlink(missing_ok=True)
@@ -66,7 +73,46 @@ def gather(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
     for entry in plan.entries:
         _add(plan, entry, first, found)
+    values = partial(quantity, stages=found["stages"], measured=found["measurements"], recovered=found["recovered"])
+    found["claims"] = [claim.judge(values) for claim in plan.bench.expect]
     return found
+
+
+def look(
+    bench: Bench, methods: Sequence[str], seeds: Sequence[int], runs: Path, executor: Executor
+) -> tuple[Bench, dict[str, Any]]:
+    """Tries settings of each method with the bench's budget; the bench with what was chosen, and what was tried.
+
+    Raises UserError when the bench has no `search`, or when its seed is one of the table's. A method whose trials cannot
+    run keeps the settings of the file, and the reason stands in place of its trials.
+    """
+    if bench.search is None:
+        raise UserError(f"{bench.name}: search: the bench does not say what to try: give it `search.over`")
+    bench.search.check_apart(seeds)
+    root = folder_of_bench(bench, runs)
+    ready, tried = {}, {}
+    for method in chosen_methods(methods):
+        try:
+            ready[method.name] = bench.trials(method)
+        except UserError as error:
+            tried[method.name] = {"why": _short(str(error)), "trials": []}
+    places = {name: folder_of(root, name) for name in ready}
+    recipes = [_write_into(places[name], resolved) for name, (resolved, _) in ready.items()]
+    list(executor.map(recipes, list(places.values())))
+    settings = dict(bench.settings)
+    better = next(m.better for m in bench.references((0,)).recipe.measure if m.name == bench.rank.forgetting)
+    for name, (_, points) in ready.items():
+        results, stages = _results(places[name]), _manifest(places[name]).get("stages", ())
+        floor = bench.search.at_least * next(
+            (r["value"] for r in results["measurements"] if (r["subject"], r["name"]) == ("original", bench.rank.keeping)), 0.0
+        )
+        trials = read_trials(results, stages, points, bench.rank)
+        best = best_of(trials, better, floor)
+        tried[name] = {"why": "" if best is not None else _trouble(places[name]), "trials": trial_rows(trials, best)}
+        if best is not None:
+            settings[name] = {**bench.settings.get(name, {}), **points[best]}
+    said = {k: getattr(bench.search, k) for k in ("seed", "budget", "at_least")}
+    return replace(bench, settings=settings), {**said, "methods": tried}
 
 
 def _add(plan: Plan, entry: Entry, first: Mapping[str, Any], found: dict[str, Any]) -> None:

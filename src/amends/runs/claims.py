@@ -8,7 +8,7 @@ The bound is a number, or a factor `of` another such quantity. Values are means 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -70,6 +70,22 @@ class Claim:
         met = value >= bound if self.at_least is not None else value <= bound
         needed = text + (f" = {bound:.4g}" if self.of else "")
         return {**result, "observed": value, "needed": needed, "verdict": "met" if met and not math.isnan(value) else "missed"}
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def quantity(path: str, stages: Rows, measured: Rows, recovered: Rows) -> list[float]:
+    """The values, one a seed, of what a claim speaks of; [] where it was not measured."""
+    name, _, what = path.partition(".")
+    if what == "seconds":
+        return [s["seconds"] for s in stages if s["name"] == name]
+    if what.startswith("recovered."):
+        attack, _, metric = what.removeprefix("recovered.").partition(".")
+        rows = [r for r in recovered if (r["subject"], r["attack"], r["metric"]) == (name, attack, metric)]
+    else:
+        rows = [r for r in measured if (r["subject"], r["attack"], r["name"]) == (name, None, what)]
+    return [r["value"] for r in rows if r["value"] is not None and not math.isnan(r["value"])]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,7 +7,6 @@ Every process of a distributed run does the same work in step; the main one writ
 from __future__ import annotations
 
 import contextlib
-import math
 import platform
 import shutil
 import signal
@@ -27,7 +26,7 @@ from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
 from amends.runs import console, track
-from amends.runs.claims import UNSEEN
+from amends.runs.claims import UNSEEN, quantity
 from amends.runs.recipe import Resolved, StageEntry, attack_name
 from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
 from amends.runs.shared import READING, STAGE, Shared
@@ -367,15 +366,7 @@ class _Run:
             self._say(f"claim {claim['verdict']}: {claim['that']} {claim['needed']}{seen}")
 
     def _values(self, path: str) -> list[float]:
-        name, _, quantity = path.partition(".")
-        if quantity == "seconds":
-            return [s["seconds"] for s in self.stages if s["name"] == name]
-        if quantity.startswith("recovered."):
-            attack, _, metric = quantity.removeprefix("recovered.").partition(".")
-            rows = [r for r in self.recovered if (r["subject"], r["attack"], r["metric"]) == (name, attack, metric)]
-        else:
-            rows = [r for r in self.measured if (r["subject"], r["attack"], r["name"]) == (name, None, quantity)]
-        return [r["value"] for r in rows if r["value"] is not None and not math.isnan(r["value"])]
+        return quantity(path, self.stages, self.measured, self.recovered)
 
     def _say(self, text: str) -> None:
         if self.record.writes:
