@@ -84,6 +84,20 @@ def test_the_worst_of_several_attacks_is_shown() -> None:
     assert lines["npo"].recovered.value == pytest.approx(0.8)
 
 
+def test_the_first_method_is_held_against_the_baseline_under_each_attack() -> None:
+    (line,) = Board(bench()).robustness
+    assert (
+        line.startswith("Relearning brings back 0.36 ")
+        and "of what simnpo forgot, less than of what graddiff forgot (0.71" in line
+    )
+    levels = {**LEVELS, "simnpo": (0.27, 0.63, 0.71), "graddiff": (0.44, 0.69, 0.71)}
+    (line,) = Board(bench(levels)).robustness
+    assert "no less than" in line and line.endswith("which these seeds cannot tell apart.")
+    only = {name: level for name, level in LEVELS.items() if name != "graddiff"}
+    assert Board(bench(only)).robustness == ()
+    assert Board(bench({"graddiff": LEVELS["graddiff"]})).robustness == (), "it is the baseline itself"
+
+
 def test_methods_that_cannot_be_told_apart_are_said_to_be() -> None:
     assert board().tied == ("npo",), "0.27 and 0.31 with half-widths of 0.025"
     assert "its interval overlaps with that of npo: the order among them is not settled" in board().verdict

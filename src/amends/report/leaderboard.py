@@ -16,13 +16,15 @@ from amends.report import words
 from amends.report.load import Row, from_value, mapping, rows
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
-from amends.report.verdict import Attacked, attacks_on
+from amends.report.verdict import Attacked, attack_name, attacks_on
 
 _ASCII = {
     words.NONE: "-", "\N{NO-BREAK SPACE}": " ", "\N{PLUS-MINUS SIGN}": "+-", "\N{SQUARE ROOT}": "sqrt ",
     "\N{HORIZONTAL ELLIPSIS}": "...",
 }  # fmt: skip
 _WIDTH = 100
+BASELINE = "graddiff"
+"""The method that the first one's robustness is compared with: the plainest that keeps anything."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,34 @@ class Board:
             said += f" On these seeds its interval overlaps with that of {few}: the order among them is not settled."
         return said
 
+    @property
+    def robustness(self) -> tuple[str, ...]:
+        """Whether each attack brings back less of what the first method forgot than of what the baseline did."""
+        able = [s for s in self.standings if s.able and s.place]
+        if not able or able[0].name == BASELINE:
+            return ()
+        first = able[0].name
+        baseline = {a.attack: a.recovered for a in attacks_on(self.table, BASELINE)}
+        said = []
+        for hit in attacks_on(self.table, first):
+            if (other := baseline.get(hit.attack)) is None:
+                continue
+            less = "less than" if hit.recovered.value < other.value else "no less than"
+            told = ", which these seeds cannot tell apart" if hit.recovered.overlaps(other) is not False else ""
+            back, back_there = words.with_interval(hit.recovered), words.with_interval(other)
+            said.append(
+                f"{attack_name(hit.attack).capitalize()} brings back {back} of what {first} forgot, {less} of what "
+                f"{BASELINE} forgot ({back_there}){told}."
+            )
+        return tuple(said)
+
     # ------------------------------------------------------------------ for machines and terminals
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was collected, and the order."""
         lines = [self._line(s) for s in self.standings]
-        order = {"rule": self.rule, "intervals": self.intervals, "verdict": self.verdict, "tied_with_first": list(self.tied)}
+        order = {"rule": self.rule, "intervals": self.intervals, "verdict": self.verdict, "tied_with_first": list(self.tied),
+                 "robustness": list(self.robustness)}  # fmt: skip
         return {**self.values, **order, "leaderboard": lines}
 
     def as_text(self) -> str:
@@ -167,6 +191,8 @@ class Board:
             body.append([place, s.name, *self._numbers(s.name), words.share(s.kept), back, *self._cost(s.name)])
         said = [_wrapped(self.verdict), "", aligned([head, *body]), "", _wrapped(self.rule), "* on the Pareto front"]
         said.append(_wrapped(self.intervals))
+        said += [_wrapped(line) for line in self.robustness]
+        said += [f"claim {c.get('verdict')}: {c.get('that')} {c.get('needed')}" for c in self.run.claims]
         said += [f"missing: {name}, seed {seeds}: {why}" for name, seeds, why in self.missing]
         text = "\n".join(said)
         for sign, plain in _ASCII.items():
