@@ -169,6 +169,17 @@ def test_a_sweep_runs_every_point_in_a_process_of_its_own(amends: Amends, tmp_pa
     assert sum('"stage": "original"' in log for log in logs) == 1, "the points share their original"
 
 
+def test_a_sweep_with_a_budget_names_the_best_point_and_what_it_cost(amends: Amends, tmp_path: Path) -> None:
+    words = ["--over", "stages.npo.steps=1,2,3,4", "--budget", 2, "--best", "npo.probability.forget", "--runs", tmp_path]
+    said = amends("sweep", "facts", *TINY, *words, "--keep", "npo.probability.forget=0.0", "--json")
+    rows = json.loads(said.out)
+    assert len(rows) == 2
+    best = min(rows, key=lambda r: r["npo.probability.forget"])
+    assert [row["best"] for row in rows] == ["best" if row is best else "" for row in rows]
+    assert "budget: 2 points, " in said.err
+    assert f"best: --set stages.npo.steps={best['stages.npo.steps']}" in said.err
+
+
 # ---------------------------------------------------------------------- mistakes that cost no model
 
 
@@ -193,6 +204,9 @@ def test_a_sweep_runs_every_point_in_a_process_of_its_own(amends: Amends, tmp_pa
         (["show", "facts", "--set", "headline.0=utilty"], "nothing measured is called 'utilty' (did you mean 'utility'?)"),
         (["show", "facts", "--set", "stages.retrain="], "compares with a retrained model, and no stage is called 'retrain'"),
         (["sweep", "facts", "--over", "stages.npo.steps"], "--over stages.npo.steps: expected KEY=V1,V2"),
+        (["sweep", "facts", "--over", "seeds=[0]", "--best", "npoo.utility"], "--best.that: no stage is called 'npoo'"),
+        (["sweep", "facts", "--over", "seeds=[0]", "--best", "npo.utility", "--keep", "npo.utility"], "expected STAGE.MEAS"),
+        (["sweep", "facts", "--over", "seeds=[0]", "--keep", "npo.utility=1"], "--keep: name what is to be best, too"),
         (["unlearn", "m", "--forget", "f.jsonl", "--out", "o", "-m", "npoo"], "npoo: no such method (did you mean"),
         (["unlearn", "m", "--forget", "f.jsonl", "--out", "o"], "f.jsonl: no such file"),
         (["unlearn", "m", "--forget", "f.jsonl", "--out", "o", "--steps", "1", "--epochs", "1"], "or --steps, not both"),

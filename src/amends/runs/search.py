@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import SkipValidation
 
@@ -22,6 +22,7 @@ from amends.core.errors import UserError, nearest
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Fraction, Natural, spec
 
+P = TypeVar("P")
 ALL = "all"
 """The key of `over` whose settings are tried with every method that takes them."""
 
@@ -62,7 +63,7 @@ class Search:
             raise UserError(f"search.seed: {self.seed} is also a seed of the table: choose settings on another one")
 
 
-def drawn(points: list[dict[str, Any]], budget: int, seed: int, *names: object) -> list[dict[str, Any]]:
+def drawn(points: list[P], budget: int, seed: int, *names: object) -> list[P]:
     """At most `budget` points of a grid, in its order; which ones is decided by the seed alone."""
     if len(points) <= budget:
         return points
