@@ -1,7 +1,7 @@
 """A search with a declared budget: so many settings of each method, tried on a seed that no table shows, and one rule.
 
-Learning rates and strengths decide tables of unlearning, so where they come from belongs to the result. Every method gets
-the same number of trials. What is chosen is the trial that forgets most (the rank's `forgetting`) among those that keep at
+Learning rates and strengths decide tables of unlearning, so where they come from belongs to the result. No method gets
+more trials than the budget. What is chosen is the trial that forgets most (the rank's `forgetting`) among those that keep at
 least a share of the original's `keeping`; where none does, the one that keeps most. All trials of a method are stages of one
 run on the search's own seed, for which the original and the retrained model are made anew from other rows, so no number of the
 table has been looked at. What was tried, and what it gave, is kept beside what was chosen.
