@@ -42,12 +42,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, SkipValidation
 
+from amends.core import fingerprint
 from amends.core.errors import UserError
 from amends.core.protocols import Context, Progress
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Natural, NonNegative, Part, Positive, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
+from amends.engine.check import hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
@@ -134,6 +136,20 @@ class LogitDifference:
         after = self._distil(subject, data, run)
         subject.dropouts = plain
         return Outcome(outcome.steps + after.steps, outcome.stopped or after.stopped, outcome.seconds + after.seconds)
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the model it leaves has other weights than the one it was given."""
+        return not self.distil
+
+    def content(self) -> str:
+        """What changes when the files of `assistant` do."""
+        folder = Path(self.assistant or "").expanduser()
+        return fingerprint.of_files(sorted(folder.glob("*.safetensors"))) if self.assistant is not None else ""
+
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError when the assistant does not fit the model; looks at names and shapes alone."""
+        self.around(hollow(subject), 0)
 
     def around(self, subject: Any, seed: int) -> Any:
         """The combined model with fresh adapters, which change nothing yet; raises UserError when it does not fit."""
