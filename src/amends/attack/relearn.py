@@ -64,6 +64,18 @@ class Relearn:
             parts.append(f"{100 * self.share:.3g}-percent".replace(".", "_"))
         return "-".join([*parts, *(["shortest"] if self.order == "shortest" else [])])
 
+    @property
+    def label(self) -> str:
+        """`relearning on 20 % of the rows, the shortest`."""
+        of = "the rows" if self.role == "forget" else f"the {self.role} rows"
+        if self.rows is not None:
+            some = f" on {self.rows} of {of}"
+        elif self.share < 1:
+            some = f" on {100 * self.share:.3g} % of {of}"
+        else:
+            some = "" if self.role == "forget" else f" on {of}"
+        return f"relearning{some}{', the shortest' if self.order == 'shortest' else ''}"
+
     def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Attacks in place."""
         held = self.held(data, run.seed)

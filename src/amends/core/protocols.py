@@ -234,6 +234,15 @@ class Attack(Protocol):
         ...
 
 
+class Labelled(Protocol):
+    """What an attack may have besides: a readable name, which tables and sentences show in the place of `name`."""
+
+    @property
+    def label(self) -> str:
+        """`relearning on 20 % of the rows`: what is done, so that "brings back half" can follow."""
+        ...
+
+
 class Informed(Protocol):
     """What an attack may have besides: rows that it was given, which are no evidence of memory."""
 

@@ -331,7 +331,7 @@ class _Run:
             self._keep(after, stage.name, seed, name)
             before = metric.measure(first, None), metric.measure(self.readings[stage.name], None)
             share = recovered(*before, after)
-            row = {"subject": stage.name, "seed": seed, "attack": name}
+            row = {"subject": stage.name, "seed": seed, "attack": name, "label": getattr(attack, "label", name)}
             self.recovered.append({**row, "metric": metric.name, **share})
             unseen = {i: s for i, s in after.scores.items() if i not in held}
             if 0 < len(unseen) < len(after.scores):
