@@ -149,7 +149,9 @@ class LogitDifference:
 
     def check_model(self, subject: Any) -> None:
         """Raises UserError when the assistant does not fit the model; looks at names and shapes alone."""
-        self.around(hollow(subject), 0)
+        module = self.around(hollow(subject), 0)
+        if self.assistant is not None:
+            check_adapters(module, Path(self.assistant).expanduser())
 
     def around(self, subject: Any, seed: int) -> Any:
         """The combined model with fresh adapters, which change nothing yet; raises UserError when it does not fit."""
@@ -282,10 +284,29 @@ def made_for(folder: Path, model: Any) -> dict[str, Any]:
     return {key: config[key] for key in ("blocks", "shared", "rank", "alpha")}
 
 
+def check_adapters(module: Any, folder: Path) -> None:
+    """Raises UserError unless a saved assistant's adapters are those that its config promises; reads names and shapes."""
+    from safetensors import safe_open
+
+    wanted = {n: tuple(t.shape) for n, t in module.state_dict().items() if ".lora_" in n}
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as saved:
+            found |= {n: tuple(saved.get_slice(n).get_shape()) for n in saved.keys() if ".lora_" in n}  # noqa: SIM118
+    wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    if wrong:
+        shape = wanted.get(wrong[0])
+        raise UserError(
+            f"assistant {folder}: its weights are not what its config.json says: {wrong[0]} should "
+            f"{f'have the shape {shape}' if shape else 'not be there'}"
+        )
+
+
 def take_adapters(module: Any, folder: Path) -> None:
     """Copies a saved assistant's adapters; raises UserError when any other weight differs from the model's."""
     from safetensors import safe_open
 
+    check_adapters(module, folder)
     state: Mapping[str, torch.Tensor] = module.state_dict()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as saved:
