@@ -240,6 +240,8 @@ def test_files_to_forget_and_to_keep_with_the_same_rows_are_refused(tmp_path: Pa
 def test_check_reads_the_rows_when_asked_and_says_what_lacks(tmp_path: Path, capfd: Any) -> None:
     tree = tree_of(objective=[{"use": "npo", "role": "frget"}])
     path = str(written(tree, tmp_path / "recipe.yaml"))
+    assert command("check", "--help") == 0
+    assert "--data" in capfd.readouterr().out
     assert command("check", path) == 0
     assert command("check", path, "--data") == 2
     assert "stages.second: data has no role 'frget' (did you mean 'forget'?)" in capfd.readouterr().err
