@@ -45,6 +45,7 @@ def test_recovery_is_also_read_on_the_rows_the_attacker_was_not_given(run: tuple
     assert set(entries) == {(s, a, plain) for s in ("retrain", "ascent") for a in names} | {
         (s, "relearn-2-shot", unseen) for s in ("retrain", "ascent")
     }
+    assert {r["attack"]: r["label"] for r in found} == {a.name: a.label for a in recipe.attack}
     held = recipe.attack[0].held(recipe.data.load(0), 0)
     before, after, knew = (scores(folder, s) for s in ("ascent", "ascent.relearn-2-shot", "original"))
     rest = sorted(set(before) - held)

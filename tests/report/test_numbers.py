@@ -13,9 +13,11 @@ from sample_run import edit, put, write_run
 from scipy import stats
 
 from amends.report import samples
+from amends.report.build import build
 from amends.report.limits import controls, not_tested
 from amends.report.load import load
 from amends.report.table import HEADLINE, Cell, Table, aggregate, t_interval
+from amends.report.text import summary
 from amends.report.verdict import attacks_on, kept_share, method_sentence, verdict, worst_attacks
 from amends.report.words import interval, number
 
@@ -145,6 +147,23 @@ def test_the_worst_attack_on_each_method_is_set_against_the_control(tmp_path: Pa
     worst = worst_attacks(Table(load(run)))
     assert [(a.method, a.attack) for a in worst] == [("npo", "quantise"), ("ascent", "relearn")]
     assert "cannot be told apart" in worst[0].sentence and "hidden rather than removed" in worst[1].sentence
+
+
+def test_an_attack_is_shown_as_it_calls_itself_and_by_its_name_in_old_results(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    found = json.loads((run / "results.json").read_text())
+    named = [{**r, "attack": "relearn-50-percent"} for r in found["recovered"]]
+    edit(run, "results.json", {**found, "recovered": named})
+    assert attacks_on(Table(load(run)), "npo")[0].label == "relearn-50-percent"
+    label = "relearning on 50 % of the <rows>"
+    edit(run, "results.json", {**found, "recovered": [{**r, "label": label} for r in named]})
+    (hit,) = attacks_on(Table(load(run)), "npo")
+    assert (hit.attack, hit.label) == ("relearn-50-percent", label)
+    assert hit.sentence.startswith("Relearning on 50 % of the <rows> brings back")
+    assert f"back by {label} v" in summary(run) and "relearn-50-percent" not in summary(run)
+    page = build(run).read_text()
+    assert "relearning on 50 % of the &lt;rows&gt;" in page
+    assert "relearn-50-percent" not in page
 
 
 def test_without_a_control_nothing_is_concluded_and_an_undefined_share_is_no_attack(tmp_path: Path) -> None:

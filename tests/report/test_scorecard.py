@@ -213,7 +213,7 @@ def test_the_worst_attack_over_all_attacks_and_metrics_stands_with_its_own_contr
     table = table_of(tmp_path, recovered=shares)
     (line,) = cell(table, "Robustness")
     assert (line.value, line.word, line.tone) == ("70\N{NO-BREAK SPACE}%", "comes back", "bad")
-    assert line.note.replace("\N{NO-BREAK SPACE}", " ") == "quantise, forget extraction strength; control 15 % [10 %, 20 %]"
+    assert line.note.replace("\N{NO-BREAK SPACE}", " ") == "quantising, forget extraction strength; control 15 % [10 %, 20 %]"
     assert card_of(table).questions[0].name == "Robustness", "on top of the card"
 
 

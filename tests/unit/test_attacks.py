@@ -15,7 +15,9 @@ from amends.attack.logit_lens import LogitLens
 from amends.attack.paraphrase import FRAMES, Paraphrase, reworded
 from amends.attack.prefix import PRESETS, Prefix
 from amends.attack.probe import Probe
+from amends.attack.quantise import Quantise
 from amends.attack.relearn import Relearn
+from amends.core import catalog
 from amends.core.context import Memory
 from amends.core.errors import UserError
 from amends.core.spec import build_use
@@ -253,6 +255,33 @@ def test_the_lens_at_the_last_block_changes_nothing(data: Bundle, subject: Any) 
     before = Probability().measure(Evaluation(subject, data)).value
     LogitLens(at=1.0)(subject, data, Memory())
     assert Probability().measure(Evaluation(subject, data)).value == before
+
+
+@pytest.mark.parametrize(
+    ("attack", "label"),
+    [
+        (Relearn(), "relearning"),
+        (Relearn(share=0.5), "relearning on 50 % of the rows"),
+        (Relearn(rows=4, order="shortest"), "relearning on 4 of the rows, the shortest"),
+        (Relearn(role="retain"), "relearning on the retain rows"),
+        (Relearn(role="retain", share=0.125), "relearning on 12.5 % of the retain rows"),
+        (Quantise(kind="8bit"), "quantising to 8 bits"),
+        (Quantise(head=True), "quantising to 4 bits (NF4), the output head too"),
+        (Prefix(kind="sure"), "the prefix 'sure'"),
+        (FewShot(shots=2), "showing 2 answered questions"),
+        (FewShot(shown="forget", pick="similar"), "showing 4 similar answered questions of forget"),
+        (Paraphrase(by="rule"), "asking in other words, by rule"),
+        (Probe(), "a probe at 50 % of the depth"),
+        (LogitLens(at=3), "the logit lens at block 3"),
+    ],
+)
+def test_an_attack_says_in_words_what_it_does(attack: Any, label: str) -> None:
+    assert attack.label == label
+
+
+def test_every_attack_has_words_of_its_own() -> None:
+    for entry in catalog.list_kind("attacks"):
+        assert hasattr(entry.load(), "label"), entry.name
 
 
 def test_the_report_has_words_for_every_default_attack() -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from amends.runs.executors.base import Job, jobs_of
 from amends.runs.executors.choose import choose
 from amends.runs.executors.local import Local
 from amends.runs.executors.ray import Ray
-from amends.runs.executors.slurm import Slurm
+from amends.runs.executors.slurm import Slurm, _Requeued
 from amends.runs.recipe import resolve
 
 TINY = [
@@ -43,6 +45,16 @@ def local(recipes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
     root = tmp_path_factory.mktemp("local")
     assert list(Local(os.cpu_count() or 1, WORDS).map(recipes, folders(root))) == [2, 0]
     return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe that lasts long enough to be interrupted, and where it was run in one go."""
+    root = tmp_path_factory.mktemp("long")
+    steps = ["stages.original.steps=30", "stages.original.checkpoint_every=3"]
+    (root / "long.yaml").write_text(resolve("facts", "smoke", [*TINY, *steps]).as_yaml())
+    assert list(Local(1, WORDS).map([root / "long.yaml"], [root / "good"])) == [0]
+    return root / "long.yaml", root
 
 
 def folders(root: Path) -> list[Path]:
@@ -94,6 +106,41 @@ def test_submitit_gives_the_same_results_and_does_nothing_twice(recipes: list[Pa
     assert len(marks) == 3
     assert list(executor.map(recipes[1:], folders(tmp_path)[1:])) == [0]
     assert {f: f.stat().st_mtime_ns for f in marks} == marks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the job's process in /proc")
+@pytest.mark.parametrize(("minutes", "word"), [(24 * 60, "preempted"), pytest.param(5, "timed-out", marks=pytest.mark.slow)])
+def test_a_job_that_is_taken_off_its_machine_is_started_again_and_ends_where_an_undisturbed_one_ends(
+    undisturbed: tuple[Path, Path], minutes: int, word: str, tmp_path: Path
+) -> None:  # fmt: skip
+    """The signal that submitit has Slurm send is sent to submitit's local job; short limits make it one that ran out."""
+    from submitit.local.local import LocalJobEnvironment
+
+    recipe, straight = undisturbed
+    folder = tmp_path / "again" / "good"
+    slurm = Slurm(cluster="local", logs=str(tmp_path / "logs"), parameters={"timeout_min": minutes})
+    (job,) = jobs_of([recipe], [folder], WORDS, 1)
+    handle = slurm._executor(folder).submit(_Requeued(**asdict(job)))
+    deadline = time.monotonic() + 300
+    while not any(folder.glob("stages/*/checkpoint.safetensors")):
+        assert time.monotonic() < deadline and not handle.done(), handle.stderr()
+        time.sleep(0.02)
+    controller = handle._process.pid
+    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(task), LocalJobEnvironment._usr_sig())
+    assert handle.result() == 0
+    assert f"this job is {word}" in str(handle.stdout()) + str(handle.stderr())
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    of_original = [row["step"] for row in logged if row["stage"] == "original"]
+    assert of_original[-1] == 30 and len(of_original) < 2 * 30, "the second start went on from the checkpoint"
+    same(straight, tmp_path / "again")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its log files open
+def test_submitits_debug_executor_runs_the_same(recipes: list[Path], local: Path, tmp_path: Path) -> None:
+    executor = choose("slurm", 1, ["cluster=debug", f"logs={tmp_path / 'logs'}"], WORDS)
+    assert list(executor.map(recipes, folders(tmp_path))) == [2, 0]
+    same(local, tmp_path)
 
 
 def test_a_job_is_a_value_with_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,7 +377,7 @@ def test_a_test_measures_every_request_and_needs_the_base_for_attacks_alone(ledg
     assert list(plain["stages"]) == ["newest"] and not plain["attack"]
     full = retest_tree(ledger, attack=True)
     assert full["subject"]["name"] == ledger.model("base") and full["attack"]
-    assert full["stages"]["newest"]["content"] == ledger.find("r002").weights
+    assert full["stages"]["newest"]["weights"] == ledger.find("r002").weights
     for tree in (plain, full):
         recipe = build_recipe(tree)
         data = recipe.data.load(0)

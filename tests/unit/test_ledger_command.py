@@ -370,6 +370,11 @@ def test_a_model_or_book_that_is_not_what_it_was_stops_the_work(
         assert "the model of r001 is not what it was" in error_of(ledger(*words))
     weights.unlink()
     assert "the model of r001 is gone" in error_of(ledger("forget", folder, "--forget", files["c"]))
+    (folder / "requests").rename(folder / "elsewhere")
+    for words in (["forget", folder, "--forget", files["c"]], ["test", folder]):
+        said = error_of(ledger(*words))
+        assert "the model of r001 is gone (" in said and f"`amends ledger undo {folder} r001`" in said
+    (folder / "elsewhere").rename(folder / "requests")
     weights.write_bytes(kept)
     with locked(folder):
         assert "in use by another command" in error_of(ledger("test", folder))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from amends.core.errors import UserError
 from amends.data.bundle import Bundle
@@ -54,3 +55,18 @@ def test_a_damaged_gguf_file_is_refused_before_it_is_read(tmp_path: Path) -> Non
     file.write_bytes(b"GGUF")
     with pytest.raises(UserError, match="sha256"):
         converted(file, "0" * 64)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_a_folder_that_lacks_a_weight_is_refused_and_not_filled_at_random(arch: Any, lm_world: Any, tmp_path: Path) -> None:
+    TinyLM(width=32, depth=2, heads=2, vocab=300, arch=arch).load(lm_world.data, 0).save(tmp_path)
+    HF(name=str(tmp_path)).load(lm_world.data, 0)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    name = next(n for n in state if "mlp" in n)
+    save_file({n: t for n, t in state.items() if n != name}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"could not be loaded as a causal language model .its files lack .*{name}"):
+        HF(name=str(tmp_path)).load(lm_world.data, 0)
+    save_file({n: t[:-1].clone() if n == name else t for n, t in state.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{name} has another shape than config.json says"):
+        HF(name=str(tmp_path)).load(lm_world.data, 0)

@@ -479,6 +479,21 @@ def test_an_assistant_of_another_model_is_an_error(learnt: Path, tmp_path: Path)
             stage(model.load(DATA, 0), DATA, Memory())
     with pytest.raises(UserError, match="made for a model with other weights"):
         stage(MODEL.load(DATA, 1), DATA, Memory())
+    config = json.loads((tmp_path / "config.json").read_text())
+    for changes, taken, loaded in (
+        ({"blocks": 5}, "5 block.s., 1 of them shared, does not fit a model of 4", "does not fit a model of 4"),
+        ({"blocks": config["blocks"] + 1}, "its weights are not what its config.json says", "its files lack target.model.lay"),
+        ({"rank": 9}, "its config.json says: .* should have the shape .9, ", "has another shape than config.json says"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UserError, match=taken):
+            stage.check_model(from_folder(learnt))
+        with pytest.raises(UserError, match=taken):
+            stage(from_folder(learnt), DATA, Memory())
+        with pytest.raises(UserError, match=f"could not be loaded as a causal language model .*{loaded}"):
+            HF(name=str(tmp_path)).load(DATA, 0)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stage.check_model(from_folder(learnt))
     with pytest.raises(UserError, match="holds a llama model and no assistant"):
         LogitDifference(assistant=str(learnt)).objective_on(DATA)
     with pytest.raises(UserError, match="no such folder"):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from amends.cli.app import main
+from amends.core import fingerprint
 from amends.core.context import Memory
 from amends.core.errors import UserError
 from amends.core.spec import build_use
@@ -22,7 +23,7 @@ from amends.data.text import Text
 from amends.metrics.rows import better_for
 from amends.runs.recipe import resolve
 from amends.subjects.tiny import TinyLM
-from amends.train.saved import Saved, print_of
+from amends.train.saved import Saved
 
 FACTS = Facts(authors=12, questions=3, forget=5, holdout=1)
 
@@ -110,7 +111,7 @@ def test_a_saved_model_is_put_into_the_subject(tmp_path: Path) -> None:
     tiny = TinyLM(width=16, depth=1, heads=2, vocab=300, context=64)
     first, second = tiny.load(data, 0), tiny.load(data, 1)
     second.save(tmp_path / "second")
-    stage = Saved(folder=str(tmp_path / "second"), content=print_of([tmp_path / "second" / "model.safetensors"]))
+    stage = Saved(folder=str(tmp_path / "second"), weights=fingerprint.of_files([tmp_path / "second" / "model.safetensors"]))
     assert stage.objective_on(data) == ()
     stage(first, data, Memory())
     for name, value in second.module.state_dict().items():
@@ -128,7 +129,7 @@ def test_a_saved_model_is_put_into_the_subject(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="its weights do not fit the model"):
             Saved(folder=str(tmp_path / name))(first, data, Memory())
         with pytest.raises(UserError, match="holds other weights than those that were asked for"):
-            Saved(folder=str(tmp_path / name), content=stage.content).objective_on(data)
+            Saved(folder=str(tmp_path / name), weights=stage.weights).objective_on(data)
     with pytest.raises(UserError, match=r"holds no weights \(\*.safetensors\)"):
         Saved(folder=str(tmp_path)).objective_on(data)
 

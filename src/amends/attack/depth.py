@@ -65,3 +65,12 @@ def depth_name(at: float) -> str:
     ('50', 'L3')
     """
     return f"{round(100 * at)}" if isinstance(at, float) else f"L{at}"
+
+
+def depth_label(at: float) -> str:
+    """A depth in words.
+
+    >>> depth_label(0.5), depth_label(3)
+    ('50 % of the depth', 'block 3')
+    """
+    return f"{round(100 * at)} % of the depth" if isinstance(at, float) else f"block {at}"

@@ -43,6 +43,12 @@ class FewShot:
         where = [tag(self.shown)] if self.shown != "retain" else []
         return "-".join(["few_shot", str(self.shots), *where, *(["similar"] if self.pick == "similar" else [])])
 
+    @property
+    def label(self) -> str:
+        """`showing 4 answered questions`, `showing 4 similar answered questions of forget`."""
+        of = f" of {self.shown}" if self.shown != "retain" else ""
+        return f"showing {self.shots}{' similar' if self.pick == 'similar' else ''} answered questions{of}"
+
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle:
         """The rows with turns before their questions."""
         pool = self._pool(data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from amends.attack.depth import cut, depth_name
+from amends.attack.depth import cut, depth_label, depth_name
 from amends.attack.probe import Depth, need_text
 from amends.core.protocols import Context
 from amends.core.spec import spec
@@ -30,6 +30,11 @@ class LogitLens:
     def name(self) -> str:
         """`logit_lens-75` for three quarters of the depth, `logit_lens-L3` for block 3."""
         return f"logit_lens-{depth_name(self.at)}"
+
+    @property
+    def label(self) -> str:
+        """`the logit lens at 75 % of the depth`."""
+        return f"the logit lens at {depth_label(self.at)}"
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Cuts the model in place."""

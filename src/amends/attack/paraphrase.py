@@ -48,6 +48,11 @@ class Paraphrase:
         """`paraphrase` or `paraphrase-rule`."""
         return "paraphrase" if self.by == "row" else "paraphrase-rule"
 
+    @property
+    def label(self) -> str:
+        """`asking in other words`."""
+        return "asking in other words" if self.by == "row" else "asking in other words, by rule"
+
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle:
         """The rows with other questions."""
         self.objective_on(data)

@@ -63,6 +63,11 @@ class Prefix:
         """`prefix-sure`."""
         return f"prefix-{self.kind}"
 
+    @property
+    def label(self) -> str:
+        """`the prefix 'sure'`."""
+        return f"the prefix '{self.kind}'"
+
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle:
         """The rows with the words around their questions."""
         words = self.words()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, SkipValidation
 
 from amends.attack.asking import asks
-from amends.attack.depth import cut, depth_name
+from amends.attack.depth import cut, depth_label, depth_name
 from amends.core.errors import UserError
 from amends.core.protocols import Context
 from amends.core.spec import Count, Part, Weighted, spec
@@ -49,6 +49,11 @@ class Probe:
     def name(self) -> str:
         """`probe-50` for half the depth, `probe-L3` for block 3."""
         return f"probe-{depth_name(self.at)}"
+
+    @property
+    def label(self) -> str:
+        """`a probe at 50 % of the depth`."""
+        return f"a probe at {depth_label(self.at)}"
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Cuts the model in place and trains its head."""

@@ -51,6 +51,12 @@ class Quantise:
         """`quantise-8bit`, `quantise-nf4`, `quantise-fp4`."""
         return f"quantise-{self.kind}{'-head' if self.head else ''}"
 
+    @property
+    def label(self) -> str:
+        """`quantising to 4 bits (NF4)`."""
+        to = "8 bits" if self.kind == "8bit" else f"4 bits ({self.kind.upper()})"
+        return f"quantising to {to}{', the output head too' if self.head else ''}"
+
     @torch.no_grad()
     def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Rounds in place."""

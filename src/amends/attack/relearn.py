@@ -24,6 +24,7 @@ from amends.core.rng import rng
 from amends.core.spec import Count, Fraction, Part, Weighted, spec
 from amends.core.types import Role, Sample
 from amends.data.bundle import Bundle
+from amends.engine.check import check_edits, hollow
 from amends.engine.fit import fit
 from amends.engine.optim import AdamW
 from amends.terms.nll import NLL
@@ -63,6 +64,18 @@ class Relearn:
             parts.append(f"{100 * self.share:.3g}-percent".replace(".", "_"))
         return "-".join([*parts, *(["shortest"] if self.order == "shortest" else [])])
 
+    @property
+    def label(self) -> str:
+        """`relearning on 20 % of the rows, the shortest`."""
+        of = "the rows" if self.role == "forget" else f"the {self.role} rows"
+        if self.rows is not None:
+            some = f" on {self.rows} of {of}"
+        elif self.share < 1:
+            some = f" on {100 * self.share:.3g} % of {of}"
+        else:
+            some = "" if self.role == "forget" else f" on {of}"
+        return f"relearning{some}{', the shortest' if self.order == 'shortest' else ''}"
+
     def __call__(self, subject: Any, data: Bundle, run: Context) -> None:
         """Attacks in place."""
         held = self.held(data, run.seed)
@@ -81,8 +94,13 @@ class Relearn:
             order.sort(key=lambda i: len(_answer(rows[i])))
         return frozenset(rows[i].id for i in order[:count])
 
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for edits that do not fit the model; looks at names and shapes alone."""
+        check_edits(self.edits, subject=hollow(subject))
+
     def objective_on(self, data: Bundle) -> tuple[()]:
-        """Raises UserError for a role or a number of rows that the data does not have."""
+        """Raises UserError for a role or a number of rows that the data does not have, or for wrong edits."""
+        check_edits(self.edits)
         available = len(data[self.role])
         if self.rows is not None and self.share < 1:
             raise UserError("give either `rows` or `share`")

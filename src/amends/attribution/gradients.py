@@ -3,7 +3,9 @@
 What the gradient-based attributions share. The model is in evaluation mode, so dropout and batch statistics stay out.
 Only the chosen parameters ask for a gradient: backward ends at the lowest of them, and no activation below it is kept.
 A parameter's gradient is moved into its float32 sum as soon as backward has it, so no second set of gradients exists,
-and a weight that is used twice (embedding and head) counts once, with the sum of both uses.
+and a weight that is used twice (embedding and head) counts once, with the sum of both uses. Rows go through the model
+one at a time unless more are asked for (`micro`): what a gradient adds up does not depend on it, and a forward's
+activations are what is left to save once the gradients are.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ def in_batches(start: Start, samples: Sequence[Sample], size: int, name: str) ->
     return [subject.draw(batch, start.run.rng("attribution", name, i)) for i, batch in enumerate(cut)]
 
 
-def gradients(start: Start, batches: Sequence[Batch], params: Params, sums: Sums = "mean") -> dict[str, Tensor]:
+def gradients(
+    start: Start, batches: Sequence[Batch], params: Params, sums: Sums = "mean", micro: int = 1
+) -> dict[str, Tensor]:  # fmt: skip
     """The float32 gradient of each of `params`; zeros where nothing depends on it.
 
     `mean` is that of the mean over all terms (tokens) of all rows, however they are cut into batches. `sum` adds up
-    the batches' own means.
+    the batches' own means. `micro` rows of a batch go through the model at once.
     """
     total = in_blocks(params, torch.float32)
 
@@ -64,7 +68,7 @@ def gradients(start: Start, batches: Sequence[Batch], params: Params, sums: Sums
     counts = [int(start.subject.count(batch).sum()) for batch in batches]
     divisors = counts if sums == "sum" else [sum(counts)] * len(batches)
     with _only(start, params, add), _looked_up(start, params, add):
-        _backward(start, batches, params, divisors)
+        _backward(start, batches, params, divisors, micro)
     return total
 
 
@@ -95,7 +99,10 @@ def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mean_square(start: Start, batches: Sequence[Batch], params: Params) -> float:
-    """The mean over parameters of the mean over batches of the squared gradient of a batch's mean loss; keeps no gradient."""
+    """The mean over parameters of the mean over batches of the squared gradient of a batch's mean loss; keeps no gradient.
+
+    So each batch goes through the model as a whole.
+    """
     squares: list[Tensor] = []
 
     def add(name: str, gradient: Tensor) -> None:
@@ -121,12 +128,17 @@ def parts(params: Params, number: int) -> list[Params]:
     return [{n: params[n] for n in names[:cut]}, {n: params[n] for n in names[cut:]}]
 
 
-def _backward(start: Start, batches: Sequence[Batch], params: Params, divisors: Sequence[int]) -> None:
-    """Of each batch's summed cross-entropy over its divisor."""
+def _backward(
+    start: Start, batches: Sequence[Batch], params: Params, divisors: Sequence[int], micro: int | None = None
+) -> None:  # fmt: skip
+    """Of each batch's summed cross-entropy over its divisor, `micro` rows at a time or all at once."""
     device = next(iter(params.values())).device
     with unshared(), start.run.progress("scoring weights", len(batches)) as bar:
         for batch, divisor in zip(batches, divisors, strict=True):
-            (start.subject.likelihood(batch.to(device)).nll_B.sum() / divisor).backward()
+            size = micro or len(batch)
+            for at in range(0, len(batch), size):
+                piece = batch.rows(at, at + size).to(device)
+                (start.subject.likelihood(piece).nll_B.sum() / divisor).backward()
             bar.advance()
 
 

@@ -104,10 +104,13 @@ def show(
         console.out(f"# hash {resolved.hash}\n{resolved.as_yaml()}".rstrip())
 
 
+_DATA = "Read the rows and files that it names, too: finds a role, an answer or a mask that is not there."
+
+
 def check(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or YAML file.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every packaged recipe and bench in every profile.")] = False,
-    data: Annotated[bool, typer.Option("--data", help="Read the rows, too, and check that nothing lacks in them.")] = False,
+    data: Annotated[bool, typer.Option("--data", help=_DATA)] = False,
     sets: Sets = None, plugin: Plugins = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find mistakes in recipes without loading a model."""

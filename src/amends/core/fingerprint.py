@@ -42,10 +42,29 @@ def of(*values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def contents(value: Any) -> list[str]:
+    """What the parts of a spec that read files say of them: `content()` of each, and of the parts inside it."""
+    found: list[str] = []
+    if is_dataclass(value) and not isinstance(value, type):
+        said = getattr(value, "content", None)
+        found = [said()] if callable(said) else []
+        value = [getattr(value, f.name) for f in fields(value)]
+    elif isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        found += [text for item in value for text in contents(item)]
+    return found
+
+
 def of_file(path: Path) -> str:
     """The sha256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_files(files: Iterable[Path]) -> str:
+    """16 hex digits over names and contents of files."""
+    return of([(f.name, of_file(f)) for f in files])
 
 
 def of_weights(named: Iterable[tuple[str, Tensor]]) -> str:

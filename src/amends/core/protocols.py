@@ -164,6 +164,10 @@ class Edit(Protocol[S]):
     whose key is a parameter's name has that parameter's shape: the engine spreads it the same way, saves it in
     checkpoints and puts it back; entries under other keys live in this process alone and are made anew after a resume.
     `grads` and `weights` see the parameters as they are spread.
+
+    An edit may have two methods more. `check(subject, adapter)` raises UserError for what `init` would refuse, before
+    any work: first with None, then with a model that has names and shapes and no values, to which it does what `init`
+    does to `requires_grad`; `adapter` says whether LoRA is trained. And `content()`, see `Stage`.
     """
 
     def init(self, params: Params, start: Start) -> S: ...
@@ -192,7 +196,12 @@ class Context(Protocol):
 
 @runtime_checkable
 class Stage(Protocol):
-    """Makes a model out of a model: training, retraining, unlearning, a relearning attack."""
+    """Makes a model out of a model: training, retraining, unlearning, a relearning attack.
+
+    It may have `check_model(subject)` besides, which raises UserError for what does not fit a model, by names and shapes
+    alone: it is called when the model is first loaded, before any stage begins. A stage or any part of it that reads a
+    file has `content() -> str`, which changes when the file does; the stage is then made anew.
+    """
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Any: ...
 
@@ -222,6 +231,15 @@ class Attack(Protocol):
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Bundle | None:
         """Attacks; returns the rows to read the model with (the same ids), or None for the rows as they are."""
+        ...
+
+
+class Labelled(Protocol):
+    """What an attack may have besides: a readable name, which tables and sentences show in the place of `name`."""
+
+    @property
+    def label(self) -> str:
+        """`relearning on 20 % of the rows`: what is done, so that "brings back half" can follow."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 from amends.core.errors import UserError, nearest
 from amends.core.protocols import Params, Start
@@ -18,8 +19,16 @@ class Freeze:
     but: tuple[str, ...] = ()
     """Patterns that are frozen even so, for instance `*embed*`."""
 
+    def check(self, subject: Any | None, adapter: bool) -> None:
+        """Does to a hollow model what `init` does."""
+        if subject is not None:
+            self._freeze(dict(subject.module.named_parameters()))
+
     def init(self, params: Params, start: Start) -> None:
         """Switches gradients off; raises UserError when a pattern matches no weight."""
+        self._freeze(params)
+
+    def _freeze(self, params: Params) -> None:
         for pattern in (*self.only, *self.but):
             if not any(fnmatchcase(name, pattern) for name in params):
                 raise UserError(f"freeze: no weight is called {pattern!r}{nearest(pattern, params)[:200]}")

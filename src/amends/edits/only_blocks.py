@@ -7,6 +7,7 @@ index or by a share of the depth, one recipe fits models of any depth; `freeze` 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 from amends.core.errors import UserError
 from amends.core.protocols import Params, Start
@@ -25,9 +26,17 @@ class OnlyBlocks:
     only: tuple[str, ...] = ("*",)
     """Patterns of the names of weights inside those blocks, for instance `*down_proj*`."""
 
+    def check(self, subject: Any | None, adapter: bool) -> None:
+        """Does to a hollow model what `init` does."""
+        if subject is not None:
+            self._freeze(dict(subject.module.named_parameters()), subject)
+
     def init(self, params: Params, start: Start) -> None:
         """Switches gradients off; raises UserError when no weight of those blocks matches."""
-        found = blocks(start.subject.module)
+        self._freeze(params, start.subject)
+
+    def _freeze(self, params: Params, subject: Any) -> None:
+        found = blocks(subject.module)
         last = place(self.layer, len(found))
         inside = {id(p) for b in found[max(0, last - self.before) : last + 1] for p in b.parameters()}
         chosen = {n for n, p in params.items() if id(p) in inside and any(fnmatchcase(n, w) for w in self.only)}

@@ -52,21 +52,36 @@ class WeightMask:
     skipped: Literal["trained", "frozen"] = "trained"
     """What happens to those, and to weights for which the attribution has no score."""
 
+    def content(self) -> str:
+        """What changes when the mask file does."""
+        path = Path(self.file or "").expanduser()
+        return fingerprint.of_file(path) if path.is_file() else ""
+
+    def check(self, subject: Any | None, adapter: bool) -> None:
+        """Raises UserError for an adapter, for a file that is no mask or another model's, for an unknown pattern."""
+        self._refuse(adapter)
+        params = None if subject is None else dict(subject.module.named_parameters())
+        if self._given(params) is None and params is not None:
+            self._to_score(params)
+
     def init(self, params: Params, start: Start) -> State:
-        """Scores, or takes a saved mask; raises UserError for an adapter, for another model's mask, for an unknown pattern."""
-        if is_lora(start.subject):
+        """Scores, or takes a saved mask; raises UserError for all that `check` refuses."""
+        self._refuse(is_lora(start.subject))
+        key = fingerprint.of(self, start.run.seed, start.data.fingerprint())
+        mask = self._given(params) or self._made_before(start, key) or self._made(params, start)
+        start.run.say(mask.sentence())
+        if start.run.folder is not None and is_main_process():
+            mask.save(start.run.folder, key)
+        return _state(mask, params)
+
+    def _refuse(self, adapter: bool) -> None:
+        if adapter:
             raise UserError(
                 "weight_mask: a mask over weights does not act on the factors of an adapter: leave `lora` out, or leave "
                 "the mask out and choose matrices by `lora.targets`"
             )
         if self.by is not None and self.file is not None:
             raise UserError("weight_mask: give `by` or `file`, not both")
-        key = fingerprint.of(self, start.run.seed, start.data.fingerprint())
-        mask = self._saved(params, start, key) or self._made(params, start)
-        start.run.say(mask.sentence())
-        if start.run.folder is not None and is_main_process():
-            mask.save(start.run.folder, key)
-        return _state(mask, params)
 
     def grads(self, params: Params, state: State) -> State:
         """Zeroes the gradients of frozen weights; before the first step it notes what those weights are."""
@@ -87,28 +102,40 @@ class WeightMask:
                 local(p).masked_scatter_(local(state[name]), state[name + _VALUES])
         return state
 
-    def _saved(self, params: Params, start: Start, key: str) -> Mask | None:
-        """The mask of `file`, or the one that this very stage made before it was interrupted."""
-        if self.file is not None:
-            path = Path(self.file).expanduser()
-            mask, _ = Mask.load(path)
+    def _given(self, params: Params | None) -> Mask | None:
+        """The mask of `file`, known to be one for these parameters where there are any."""
+        if self.file is None:
+            return None
+        path = Path(self.file).expanduser()
+        mask, _ = Mask.load(path)
+        if params is not None:
             mask.check(params, path)
-            return mask
+        return mask
+
+    @staticmethod
+    def _made_before(start: Start, key: str) -> Mask | None:
+        """The mask that this very stage made before it was interrupted."""
         path = start.run.folder / "mask.safetensors" if start.run.folder else None
         if path is None or not path.is_file():
             return None
         mask, saved_under = Mask.load(path)
         return mask if saved_under == key else None
 
-    def _made(self, params: Params, start: Start) -> Mask:
+    def _to_score(self, params: Params) -> Params:
+        """The weights that are scored; raises UserError when there are none, or for a pattern that matches none."""
         for pattern in self.skip:
             if not any(fnmatchcase(name, pattern) for name in params):
                 raise UserError(f"weight_mask.skip: no weight is called {pattern!r}{nearest(pattern, params)[:200]}")
-        by = self.by if self.by is not None else catalog.find("attributions", "wagle", "weight_mask.by").load()()
         trained = {n: p for n, p in params.items() if p.requires_grad}
         scored = {n: p for n, p in trained.items() if not any(fnmatchcase(n, pattern) for pattern in self.skip)}
         if not scored:
             raise UserError("weight_mask: no weight is left to score: each is skipped, or frozen by an edit before this one")
+        return scored
+
+    def _made(self, params: Params, start: Start) -> Mask:
+        scored = self._to_score(params)
+        by = self.by if self.by is not None else catalog.find("attributions", "wagle", "weight_mask.by").load()()
+        trained = {n: p for n, p in params.items() if p.requires_grad}
         codes: dict[str, Tensor] = {}
         for name, score in by.scores(scored, start):
             assert score.shape == params[name].shape, name

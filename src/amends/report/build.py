@@ -23,7 +23,7 @@ from amends.report.load import Row, RunData, load, mapping
 from amends.report.masks import masks
 from amends.report.scorecard import scorecard
 from amends.report.table import Cell, Table, base, role
-from amends.report.verdict import attacks_on, verdict, worst_attacks
+from amends.report.verdict import attacks_on, called, verdict, worst_attacks
 
 TEMPLATES = Path(__file__).with_name("templates")
 _VERDICTS = {"missed": ("\N{BALLOT X}", "missed"), "not tested": ("?", "not tested"), "met": ("\N{CHECK MARK}", "met")}
@@ -96,6 +96,7 @@ def context(run: RunData) -> dict[str, Any]:
         "masks": masks(run),
         "worst": worst_attacks(table),
         "attacked": [a for s in table.kinds for a in attacks_on(table, s)],
+        "tried": [called(table, a) for a in table.attacks],
         "nothing_to_recover": nothing_to_recover(run),
         "recovery": panels.recovery(table),
         "groups": samples.groups(run, table),
@@ -159,7 +160,11 @@ def columns(table: Table) -> list[tuple[str, list[Column]]]:
 def nothing_to_recover(run: RunData) -> list[str]:
     """Models that an attack was run on without a share to show, for too little had been forgotten."""
     return list(
-        dict.fromkeys(f"{r['subject']} ({r['attack']}, {r.get('metric', '')})" for r in run.recovered if r.get("value") is None)
+        dict.fromkeys(
+            f"{r['subject']} ({r.get('label') or r['attack']}, {r.get('metric', '')})"
+            for r in run.recovered
+            if r.get("value") is None
+        )
     )
 
 
@@ -168,7 +173,7 @@ def every(table: Table) -> list[tuple[str, str, str, Cell]]:
     attacks = (None, *table.attacks)
     names = dict.fromkeys([*table.metrics, *(str(m["name"]) for m in table.run.measurements)])
     return [
-        (name, subject, attack or "", cell)
+        (name, subject, called(table, attack) if attack else "", cell)
         for name in names for subject in table.subjects for attack in attacks
         if (cell := table.cell(subject, name, attack))
     ]  # fmt: skip

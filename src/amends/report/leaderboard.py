@@ -186,7 +186,7 @@ class Board:
         head = ["", "method", *self.metrics, "keeps", "worst attack", "seconds", "peak"]
         body = [["", s, *self._numbers(s), "", "", *self._cost(s)] for s in self.references]
         for s in self.standings:
-            back = f"{words.share(s.worst.recovered.value)} {s.worst.attack}" if s.worst else words.NONE
+            back = f"{words.share(s.worst.recovered.value)} {s.worst.label}" if s.worst else words.NONE
             place = f"{s.place}{'*' if s.front else ''}" if s.place else words.NONE
             body.append([place, s.name, *self._numbers(s.name), words.share(s.kept), back, *self._cost(s.name)])
         said = [_wrapped(self.verdict), "", aligned([head, *body]), "", _wrapped(self.rule), "* on the Pareto front"]
@@ -252,8 +252,10 @@ class Board:
         cells = {m: _plain(self.table.cell(s.name, m)) for m in self.table.metrics}
         worst = None
         if s.worst is not None:
-            worst = {"attack": s.worst.attack, "metric": s.worst.metric, "recovered": _plain(s.worst.recovered),
-                     "control": _plain(s.worst.control)}  # fmt: skip
+            worst = {
+                "attack": s.worst.attack, "label": s.worst.label, "metric": s.worst.metric,
+                "recovered": _plain(s.worst.recovered), "control": _plain(s.worst.control),
+            }  # fmt: skip
         return {
             "place": s.place, "method": s.name, "pareto_front": s.front, "keeps_enough": s.able, "kept_share": s.kept,
             "suppression": self.table.suppression(s.name),

@@ -118,7 +118,7 @@ def attacks(drift: Drift) -> list[tuple[str, str, str, str]]:
         value, low, high = (number(row.get(k)) for k in ("value", "low", "high"))
         if value is not None:
             span = "" if low is None or high is None else f"{words.share(low)} to {words.share(high)}"
-            found.append((str(row.get("attack")), words.metric(str(row.get("metric"))), words.share(value), span))
+            found.append((_attack(row), words.metric(str(row.get("metric"))), words.share(value), span))
     return found
 
 
@@ -183,7 +183,7 @@ def _request(row: Row) -> dict[str, Any]:
         f"stopped by a guard: {row.get('stopped')}" if row.get("stopped") else "",
     ]
     back = [
-        f"{r.get('attack')} brings back {words.share(number(r.get('value')))} ({words.metric(str(r.get('metric')))})"
+        f"{_attack(r)} brings back {words.share(number(r.get('value')))} ({words.metric(str(r.get('metric')))})"
         for r in rows(list(row.get("recovered") or ()))
         if r.get("value") is not None and r.get("metric") == "probability.forget"
     ]
@@ -191,6 +191,10 @@ def _request(row: Row) -> dict[str, Any]:
         "id": str(row.get("id")), "name": str(row.get("name") or ""), "status": str(row.get("status")),
         "date": _date(row.get("ended") or row.get("began")), "said": "; ".join(s for s in [*said, *back] if s),
     }  # fmt: skip
+
+
+def _attack(row: Row) -> str:
+    return str(row.get("label") or row.get("attack"))
 
 
 def _date(value: object) -> str:

@@ -68,17 +68,19 @@ def recovery(table: Table) -> list[Panel]:
     """What each attack brings back, a bar a subject, the retrained control among them."""
     by_attack: dict[str, list[tuple[str, str, Cell]]] = {}
     metrics: dict[str, set[str]] = {}
+    names: dict[str, str] = {}
     for subject, kind in table.kinds.items():
         for hit in attacks_on(table, subject):
             label = f"{subject} (control)" if kind == "retrain" else subject
             by_attack.setdefault(hit.attack, []).append((label, kind, hit.recovered))
+            names[hit.attack] = hit.label
             metrics.setdefault(hit.attack, set()).add(words.metric(hit.metric))
     note = "Share of what was forgotten that comes back: 0 % is still gone, 100 % is as before unlearning."
     return [
         Panel(
-            f"{attack}: {words.listed(sorted(metrics[attack]))} brought back",
+            f"{names[attack]}: {words.listed(sorted(metrics[attack]))} brought back",
             note,
-            figures.bars(entries, f"brought back by {attack}"),
+            figures.bars(entries, f"brought back by {names[attack]}"),
         )
         for attack, entries in by_attack.items()
     ]

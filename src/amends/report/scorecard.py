@@ -17,7 +17,7 @@ from amends.data.scope import HARD, ROLES, goes, roles_in, scope_of
 from amends.report import evidence, words
 from amends.report.evidence import CHEAP, HALF, KEPT, LITTLE
 from amends.report.table import Cell, Table
-from amends.report.verdict import attack_name
+from amends.report.verdict import called
 
 Tone = Literal["bad", "open", "missing", "good", "calm"]
 _SYMBOLS: dict[Tone, str] = {
@@ -130,12 +130,13 @@ def robustness(table: Table, subject: str) -> tuple[Line, ...]:
         return (Line(words.NONE, "", why, "missing"),) if tried else (missing(),)
     worst = found[0]
     back = max(worst.cell.value, 0.0)
-    read = f"{worst.attack}, {words.metric(worst.metric)}"
+    attack = called(table, worst.attack)
+    read = f"{attack}, {words.metric(worst.metric)}"
     if table.kinds[subject] == "retrain":
         return (_share_line(worst.cell, "the control", "calm", read),)
     control = f"control {_shares(worst.control)}" if worst.control else "no retrained control"
     word, tone = _attacked(worst)
-    said = f"{attack_name(worst.attack)} brings back {words.share(back)}"
+    said = f"{attack} brings back {words.share(back)}"
     return (_share_line(worst.cell, word, tone, f"{read}; {control}", said),)
 
 

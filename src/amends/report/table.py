@@ -172,6 +172,11 @@ class Table:
         return tuple(dict.fromkeys(tried))
 
     @cached_property
+    def labels(self) -> dict[str, str]:
+        """What attacks call themselves, by name; results of earlier versions do not say."""
+        return {row["attack"]: str(row["label"]) for row in self.run.recovered if row["attack"] and row.get("label")}
+
+    @cached_property
     def headline(self) -> tuple[str, ...]:
         """The recipe's own choice, else at most seven: each role its best-known metric, then each a second."""
         asked = self.run.manifest.get("headline")

@@ -92,12 +92,13 @@ def _column(table: Table, subject: str) -> list[str]:
     return [*cells, *back, words.seconds(seconds.value if seconds else None), words.size(peak.value if peak else None)]
 
 
-def _attacks(table: Table) -> list[str]:
-    return list(dict.fromkeys(a.attack for s in table.kinds for a in attacks_on(table, s)))
+def _attacks(table: Table) -> dict[str, str]:
+    """The attacks in words, by name."""
+    return {a.attack: a.label for s in table.kinds for a in attacks_on(table, s)}
 
 
 def _attack_rows(table: Table) -> list[str]:
-    return [f"{attack} brings back v" for attack in _attacks(table)]
+    return [f"back by {label} v" for label in _attacks(table).values()]
 
 
 def _percent(cell: Cell | None) -> str:

@@ -52,6 +52,8 @@ class Attacked:
 
     method: str
     attack: str
+    label: str
+    """The attack in words."""
     metric: str
     before: Cell | None
     after: Cell | None
@@ -62,7 +64,7 @@ class Attacked:
     @property
     def sentence(self) -> str:
         """What it means."""
-        name = attack_name(self.attack).capitalize()
+        name = self.label[:1].upper() + self.label[1:]
         back = self.recovered.value
         said = f"{name} brings back {words.share(back)} of what {self.method} forgot" if back > 0.02 else (
             f"{name} brings back nothing of what {self.method} forgot"
@@ -146,13 +148,18 @@ def attacks_on(table: Table, subject: str) -> list[Attacked]:
         if cell is not None:
             against = table.recovered(control, attack, metric) if control and control != subject else None
             before, after = table.cell(subject, metric), table.cell(subject, metric, attack)
-            found.append(Attacked(subject, attack, metric, before, after, cell, against))
+            found.append(Attacked(subject, attack, called(table, attack), metric, before, after, cell, against))
     return found
 
 
 def attack_name(attack: str) -> str:
     """`relearning` for `relearn`."""
     return _ATTACKS.get(attack, words.plain(attack))
+
+
+def called(table: Table, attack: str) -> str:
+    """An attack in words: its own, or those of this report where the results hold none."""
+    return table.labels.get(attack) or attack_name(attack)
 
 
 def _trouble(run: RunData) -> str:
@@ -207,4 +214,4 @@ def _came_back(table: Table, method: str) -> str:
     if not each:
         return "too little was forgotten for an attack to bring back" if table.attacks else "no attack was tried"
     worst = max(each, key=lambda a: a.recovered.value)
-    return f"{attack_name(worst.attack)} brings back {words.share(max(worst.recovered.value, 0.0))}"
+    return f"{worst.label} brings back {words.share(max(worst.recovered.value, 0.0))}"

@@ -16,7 +16,6 @@ from amends.core.spec import Natural, build, spec
 from amends.core.types import Role
 from amends.runs.ledger_rows import RowFile
 from amends.runs.record import read_json, write_json
-from amends.train.saved import print_of
 
 SCHEMA = 1
 FILE = "ledger.json"
@@ -156,7 +155,7 @@ def weights_of(model: str) -> str:
         return fingerprint.of_file(path)[:16]
     if path.is_dir():
         check_folder(path)
-        return print_of(sorted(path.glob("*.safetensors")))
+        return fingerprint.of_files(sorted(path.glob("*.safetensors")))
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
         raise UserError(f"{model}: no such folder or file")
     return weights_of(_snapshot(model))

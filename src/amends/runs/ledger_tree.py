@@ -110,7 +110,7 @@ def retest_tree(ledger: Ledger, attack: bool) -> Tree:
     dtype = newest.settings.get("dtype", "float32")
     model = ledger.model(BASE if attack else newest.id)
     tree = Request(model=model, forget=ledger.folder / forget.file, dtype=dtype, attack=attack, **files).tree()
-    saved = {"use": "saved", "folder": ledger.model(newest.id), "content": newest.weights}
+    saved = {"use": "saved", "folder": ledger.model(newest.id), "weights": newest.weights}
     original = {"original": {"use": "pretrained"}} if attack else {}
     tree |= {
         "name": f"test-{newest.id}",

@@ -108,6 +108,21 @@ class Recipe:
         for i, attack in enumerate(self.attack):
             _at(f"attack.{i}", lambda attack=attack: attack.objective_on(data))
 
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for what a stage or an attack cannot do with a model of these names and shapes.
+
+        A stage that starts from one which `reshapes` the model meets other shapes, and says itself what does not fit.
+        """
+        reshaped = {s.name for s in self.stages if getattr(s.maker, "reshapes", False)}
+        for stage in self.stages:
+            if stage.start in reshaped:
+                reshaped.add(stage.name)
+            elif hasattr(stage.maker, "check_model"):
+                _at(f"stages.{stage.name}", lambda stage=stage: stage.maker.check_model(subject))
+        for i, attack in enumerate(self.attack):
+            if hasattr(attack, "check_model") and not reshaped:
+                _at(f"attack.{i}", lambda attack=attack: attack.check_model(subject))
+
 
 @dataclass(frozen=True)
 class Resolved:

@@ -84,6 +84,8 @@ class _Run:
     record: Folder
     world: Parallel
     shared: Shared | None = None
+    fits: bool = False
+    """Whether all stages were found to fit the model; known as soon as it is loaded for the first time."""
     stages: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     recovered: list[dict[str, Any]] = field(default_factory=list)
@@ -153,7 +155,11 @@ class _Run:
 
     def _fresh(self, seed: int) -> Any:
         with console.busy("loading the model") if self.record.writes else contextlib.nullcontext():
-            return self.resolved.recipe.subject.load(self.data, seed)
+            subject = self.resolved.recipe.subject.load(self.data, seed)
+        if not self.fits:
+            self.resolved.recipe.check_model(subject)
+            self.fits = True
+        return subject
 
     def _load(self, name: str, seed: int) -> Any:
         """A made stage's model, from its folder."""
@@ -167,7 +173,9 @@ class _Run:
         effective = self._effective(stage, seed)
         model = self.resolved.recipe.subject
         start = self.keys[stage.start] if stage.start else fingerprint.of(model, model.content())
-        key = fingerprint.of(stage.maker, stage.use, start, self.data_print, effective, _code())
+        key = fingerprint.of(
+            stage.maker, fingerprint.contents(stage.maker), stage.use, start, self.data_print, effective, _code()
+        )
         self.keys[stage.name] = key
         folder = self._folder(stage, number, seed)
         run = StageRun(self._label(stage, seed), effective, folder, self.record, self.mirrors)
@@ -309,7 +317,7 @@ class _Run:
         name = attack_name(attack)
         metrics = [m for m in recipe.measure if m.name in recipe.attack_measure]
         folder = self._folder(stage, number, seed, f".{name}")
-        key = fingerprint.of(self.keys[stage.name], attack, metrics, recipe.reading)
+        key = fingerprint.of(self.keys[stage.name], attack, fingerprint.contents(attack), metrics, recipe.reading)
         run = StageRun(
             f"{self._label(stage, seed)} under {name}", self._effective(stage, seed), folder, self.record, self.mirrors
         )
@@ -322,7 +330,7 @@ class _Run:
             self._keep(after, stage.name, seed, name)
             before = metric.measure(first, None), metric.measure(self.readings[stage.name], None)
             share = recovered(*before, after)
-            row = {"subject": stage.name, "seed": seed, "attack": name}
+            row = {"subject": stage.name, "seed": seed, "attack": name, "label": getattr(attack, "label", name)}
             self.recovered.append({**row, "metric": metric.name, **share})
             unseen = {i: s for i, s in after.scores.items() if i not in held}
             if 0 < len(unseen) < len(after.scores):

@@ -71,7 +71,10 @@ class HF:
 
 
 def opened(where: str, dtype: str, revision: str | None = None) -> tuple[Any, dict[str, float]]:
-    """A model in evaluation mode, and its dropout rates, which are set to 0; architectures of this library's own included."""
+    """A model in evaluation mode, and its dropout rates, which are set to 0; architectures of this library's own included.
+
+    Raises UserError where the files lack a weight, or hold one of another shape: transformers would draw it at random.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     importlib.import_module("amends.subjects.logit_difference")  # makes its architecture known to transformers
@@ -79,7 +82,14 @@ def opened(where: str, dtype: str, revision: str | None = None) -> tuple[Any, di
     with quiet():
         config = AutoConfig.from_pretrained(where, **options)
         rates = silenced(config)
-        module = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, **options)
+        module, info = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options,
+        )  # fmt: skip
+    lacking = sorted(map(str, info["missing_keys"]))
+    wrong = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if lacking or wrong:
+        raise UserError(f"its files lack {lacking[0]}" if lacking else f"{wrong[0]} has another shape than config.json says")
     return module.eval(), rates
 
 

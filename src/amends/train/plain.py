@@ -11,6 +11,7 @@ from amends.core.protocols import Context
 from amends.core.spec import Count, Part, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
+from amends.engine.check import check_edits, hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
@@ -50,8 +51,13 @@ class Train:
             parallel=Parallel(self.parallel, self.precision), checkpoint_every=self.checkpoint_every, run=run,
         )  # fmt: skip
 
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for edits that do not fit the model; looks at names and shapes alone."""
+        check_edits(self.edits, subject=hollow(subject))
+
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
-        """Cross-entropy on the union of the roles; raises UserError for a role the data does not have."""
+        """Cross-entropy on the union of the roles; raises UserError for a role the data does not have, or for wrong edits."""
+        check_edits(self.edits)
         if not data.together(self.on):
             raise UserError("on: give at least one role with rows to train on")
         return (Weighted(term=NLL(role="train")),)

@@ -10,6 +10,7 @@ from amends.core.errors import UserError
 from amends.core.protocols import Context, Need
 from amends.core.spec import Count, Part, Weighted, spec
 from amends.data.bundle import Bundle
+from amends.engine.check import check_edits, hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
@@ -64,6 +65,13 @@ class Gradient:
             self.lora.merge(subject)
         return outcome
 
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for edits or an adapter that do not fit the model; looks at names and shapes alone."""
+        twin = hollow(subject)
+        if self.lora is not None:
+            self.lora.attach(twin, 0)
+        check_edits(self.edits, adapter=self.lora is not None, subject=twin)
+
     def num_steps(self, data: Bundle) -> int:
         """The number of steps; raises UserError unless exactly one of `steps` and `epochs` is given."""
         if (self.steps is None) == (self.epochs is None):
@@ -74,7 +82,11 @@ class Gradient:
         return self.epochs * -(-len(data[self.objective[0].term.role]) // self.batch)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
-        """The objective; raises UserError for a role (of a guard, too) or an alternative that the data does not have."""
+        """The objective; raises UserError for a role (of a guard, too) or an alternative that the data does not have.
+
+        So it does for edits that are wrong whatever the model is.
+        """
+        check_edits(self.edits, adapter=self.lora is not None)
         if not self.objective:
             raise UserError("objective: give at least one term")
         for augment in self.augment:

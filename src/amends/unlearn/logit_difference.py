@@ -42,12 +42,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, SkipValidation
 
+from amends.core import fingerprint
 from amends.core.errors import UserError
 from amends.core.protocols import Context, Progress
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Natural, NonNegative, Part, Positive, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
+from amends.engine.check import hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
@@ -134,6 +136,22 @@ class LogitDifference:
         after = self._distil(subject, data, run)
         subject.dropouts = plain
         return Outcome(outcome.steps + after.steps, outcome.stopped or after.stopped, outcome.seconds + after.seconds)
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the model it leaves has other weights than the one it was given."""
+        return not self.distil
+
+    def content(self) -> str:
+        """What changes when the files of `assistant` do."""
+        folder = Path(self.assistant or "").expanduser()
+        return fingerprint.of_files(sorted(folder.glob("*.safetensors"))) if self.assistant is not None else ""
+
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError when the assistant does not fit the model; looks at names and shapes alone."""
+        module = self.around(hollow(subject), 0)
+        if self.assistant is not None:
+            check_adapters(module, Path(self.assistant).expanduser())
 
     def around(self, subject: Any, seed: int) -> Any:
         """The combined model with fresh adapters, which change nothing yet; raises UserError when it does not fit."""
@@ -266,10 +284,29 @@ def made_for(folder: Path, model: Any) -> dict[str, Any]:
     return {key: config[key] for key in ("blocks", "shared", "rank", "alpha")}
 
 
+def check_adapters(module: Any, folder: Path) -> None:
+    """Raises UserError unless a saved assistant's adapters are those that its config promises; reads names and shapes."""
+    from safetensors import safe_open
+
+    wanted = {n: tuple(t.shape) for n, t in module.state_dict().items() if ".lora_" in n}
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as saved:
+            found |= {n: tuple(saved.get_slice(n).get_shape()) for n in saved.keys() if ".lora_" in n}  # noqa: SIM118
+    wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    if wrong:
+        shape = wanted.get(wrong[0])
+        raise UserError(
+            f"assistant {folder}: its weights are not what its config.json says: {wrong[0]} should "
+            f"{f'have the shape {shape}' if shape else 'not be there'}"
+        )
+
+
 def take_adapters(module: Any, folder: Path) -> None:
     """Copies a saved assistant's adapters; raises UserError when any other weight differs from the model's."""
     from safetensors import safe_open
 
+    check_adapters(module, folder)
     state: Mapping[str, torch.Tensor] = module.state_dict()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as saved:

@@ -18,6 +18,7 @@ from amends.core.protocols import Context
 from amends.core.spec import Count, Part, Positive, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
+from amends.engine.check import check_edits, hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
@@ -86,6 +87,13 @@ class TaskVector:
             p.copy_(first - self.alpha * vector)
         run.say(f"took the task vector away {self.alpha:g} times; it is {(square / whole) ** 0.5:.3g} of the weights' length")
 
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for edits or an adapter that do not fit the model; looks at names and shapes alone."""
+        twin = hollow(subject)
+        if self.lora is not None:
+            self.lora.attach(twin, 0)
+        check_edits(self.edits, adapter=self.lora is not None, subject=twin)
+
     def num_steps(self, data: Bundle) -> int:
         """The number of steps; raises UserError unless exactly one of `steps` and `epochs` is given."""
         if (self.steps is None) == (self.epochs is None):
@@ -93,7 +101,8 @@ class TaskVector:
         return self.steps or (self.epochs or 0) * -(-len(data[self.role]) // self.batch)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
-        """Cross-entropy on the role; raises UserError for a role that the data does not have."""
+        """Cross-entropy on the role; raises UserError for a role that the data does not have, or for wrong edits."""
+        check_edits(self.edits, adapter=self.lora is not None)
         self.num_steps(data)
         return (Weighted(term=NLL(role=self.role)),)
 

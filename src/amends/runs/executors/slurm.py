@@ -2,6 +2,11 @@
 
 A job starts the same subprocess as the local executor does. One that is preempted or runs out of time is put back into
 the queue, as submitit does it, and its run goes on from its folder, which must lie on a disk that every node sees.
+
+Tested with submitit's local and debug executors: equal results, refusals, and a job that got submitit's signal, as one
+that was preempted and as one that ran out of time, and ended with the results of an undisturbed one. Not tested, for want
+of a Slurm: submission, arrays, real preemption, and whether a signal that Slurm sends to a job's every process ends the
+run itself before submitit has put the job back.
 """
 
 from __future__ import annotations
