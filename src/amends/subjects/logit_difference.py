@@ -122,7 +122,7 @@ class LogitDifferenceForCausalLM(PreTrainedModel, GenerationMixin):
                 past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=past_key_values is not None,
                 logits_to_keep=logits_to_keep, **{**options, "return_dict": True},
             ).logits.chunk(2)  # fmt: skip
-        logits = log_difference(target, assistant, self.config.weight, self.config.filter_rate)
+        logits = log_difference(target, assistant, self.config.weight, self.config.filter_rate, self.config.subtract)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
