@@ -147,6 +147,24 @@ def test_the_difference_by_hand() -> None:
     assert log_difference(target, assistant, 0.5, 0.5)[1].exp() == pytest.approx(0.8 * raw[1] / sum(raw), rel=1e-5)
 
 
+def test_the_released_codes_difference_by_hand() -> None:
+    """Raw logits inside, the target's outside: only proportions inside are the other's, and a constant moves the whole of S."""
+    target, assistant = torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), torch.tensor([0.8, 0.1, 0.05, 0.05]).log()
+    for constant in (0.0, 2.0):
+        raw = [0.5 / 0.8 * math.exp(-constant), 0.3 / 0.1 * math.exp(-constant), 0.15, 0.05]
+        want = torch.tensor([r / sum(raw) for r in raw])
+        found = log_difference(target, assistant + constant, 1.0, 0.5, "logits").exp()
+        assert torch.allclose(found, want, atol=1e-6)
+    ours = log_difference(target, assistant, 1.0, 0.5).exp()
+    assert float(found[0] / found[1]) == pytest.approx(float(ours[0] / ours[1]), rel=1e-5)
+
+
+def test_what_is_subtracted_makes_no_difference_without_a_filter() -> None:
+    target, assistant = torch.randn(2, 50, 40, generator=torch.Generator().manual_seed(1)) * 3
+    both = [log_difference(target, assistant, 0.75, 0.0, kind) for kind in ("log_probs", "logits")]
+    assert torch.allclose(both[0], both[1], atol=1e-5)
+
+
 def test_the_filter_by_hand() -> None:
     log_p = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05]).log()
     assert plausible(log_p, 0.3).tolist() == [True, True, False, False, False, False]  # within a factor 0.3: 0.5, 0.2
@@ -220,6 +238,8 @@ def test_the_model_is_its_target_and_its_assistant_combined(family: str) -> None
     assert not torch.allclose(assistant, before, atol=1e-2)
     assert torch.equal(model(ids).logits, log_difference(before, assistant, 0.75, 0.01))
     assert torch.equal(model.target(ids).logits, before)  # adapters are off again
+    model.config.subtract = "logits"
+    assert torch.equal(model(ids).logits, log_difference(before, assistant, 0.75, 0.01, "logits"))
 
 
 @family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from amends.terms.ceu import CEU
 from amends.terms.embed_diff import EmbedDiff
 from amends.terms.kl import KL
 from amends.terms.logit_flattening import LogitFlattening
+from amends.terms.npo import NPO
 from amends.terms.rmu import RMU, unit
 from amends.terms.satimp import SatImp
 from amends.terms.simnpo import SimNPO
@@ -87,7 +89,10 @@ def test_classes_gives_the_prediction_in_float32_or_wider() -> None:
     assert classes(like(LOGITS)).logits_NV.dtype is torch.float64
 
 
-@pytest.mark.parametrize("term", [UNDIAL(), CEU(), LogitFlattening()], ids=repr)
+ON_LOGITS = [NPO(inside="logits"), SimNPO(inside="logits")]
+
+
+@pytest.mark.parametrize("term", [UNDIAL(), CEU(), LogitFlattening(), *ON_LOGITS], ids=repr)
 def test_a_model_without_words_or_classes_is_refused_in_one_sentence(term: Any) -> None:
     dist = Gaussian(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2))
     denoised = Likelihood(dist.nll(), torch.ones(2), dist)
@@ -148,6 +153,38 @@ def test_simnpo_of_one_improbable_token_is_twice_wga(p: float) -> None:
 def test_simnpo_of_one_certain_token_is_wga() -> None:
     ratio = grad(SimNPO(beta=1.0), single(1 - 1e-9), **ONE) / grad(WGA(beta=1.0), single(1 - 1e-9), **ONE)
     assert ratio.flatten().tolist() == pytest.approx([1, 1], rel=1e-6)
+
+
+# ---------------------------------------------------------------------- NPO and SimNPO on raw logits, as released for MUSE
+
+
+def test_npo_on_logits_by_hand() -> None:
+    """The mean over words and positions of (2/b) ln(1 + e^(b d)), d a logit's change: ln 2 / b in one of four, else 0."""
+    change = torch.tensor([[2 * math.log(2), 0.0], [0.0, 0.0]], dtype=torch.float64)
+    rows = {"row_N": torch.tensor([0, 0]), "true_N": torch.tensor([0, 1])}
+    mean = NPO(beta=0.5, inside="logits")(Seen(like(change, **rows), like(torch.zeros(2, 2, dtype=torch.float64), **rows)))
+    assert totals(mean) == pytest.approx([4 * (math.log(3) + 3 * math.log(2)) / 4], rel=1e-12)
+    assert mean.count_B.tolist() == [1]
+
+
+def test_npo_on_logits_never_looks_at_the_true_words_and_pushes_all_alike_at_the_start() -> None:
+    """A push that is the same for all logits leaves the softmax as it is."""
+    term = NPO(inside="logits")
+    push = grad(term, leaf(START), like(START))
+    assert push[:3].flatten().tolist() == pytest.approx([1 / 9] * 9, rel=1e-12)  # three words, a row of three tokens
+    assert push[3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-12)
+    others = (TRUE_N + 1) % 3
+    here = grad(term, leaf(), like(START))
+    assert torch.equal(here, grad(term, leaf(), like(START, true_N=others), true_N=others))
+
+
+def test_simnpo_on_logits_by_hand() -> None:
+    """(2/b) ln(1 + e^(b (z + delta) + gamma)), z = 0 and 1, delta = 1/2, gamma = 1/4, b = 2."""
+    rows = {"row_N": torch.tensor([0]), "true_N": torch.tensor([0])}
+    term = SimNPO(beta=2, delta=0.5, gamma=0.25, inside="logits")
+    mean = term(Seen(like(torch.tensor([[0.0, 1.0]], dtype=torch.float64), **rows)))
+    assert totals(mean) == pytest.approx([(math.log1p(math.exp(1.25)) + math.log1p(math.exp(3.25))) / 2], rel=1e-12)
+    assert term.needs == {Need.CLASSES} and not SimNPO().needs
 
 
 # ---------------------------------------------------------------------- UNDIAL
@@ -256,7 +293,10 @@ def test_logit_flattening_sees_no_constant_and_rests_at_the_uniform_prediction()
     assert not grad(term, flat).any()
 
 
-@pytest.mark.parametrize("term", [UNDIAL(beta=2.0), CEU(), CEU(skip_first=1, per="row"), LogitFlattening()], ids=repr)
+SEEN = [UNDIAL(beta=2.0), CEU(), CEU(skip_first=1, per="row"), LogitFlattening(), *ON_LOGITS]
+
+
+@pytest.mark.parametrize("term", SEEN, ids=repr)
 def test_gradient_agrees_with_finite_differences(term: Any) -> None:
     def total(logits: Tensor) -> Tensor:
         return term(Seen(like(logits), like(START))).total_B.sum()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from amends.core.protocols import Need
 from amends.core.types import Batch, Likelihood, Mean
 from amends.subjects.distributions import Categorical, Gaussian
 from amends.terms.ascent import Ascent
@@ -112,6 +113,11 @@ def test_npo_by_hand() -> None:
     assert mean.count_B.tolist() == [1, 1, 1]
 
 
+def test_npo_asks_for_the_start_models_prediction_only_where_it_looks_at_it() -> None:
+    assert NPO().needs == NPO(inside="mean").needs == {Need.REFERENCE}
+    assert NPO(inside="logits").needs == {Need.REFERENCE_DIST, Need.CLASSES}
+
+
 @pytest.mark.parametrize("inside", ["sum", "mean"])
 def test_npo_at_the_reference_is_two_over_beta_ln_two(inside: str) -> None:
     mean = NPO(beta=0.1, inside=inside)(Given(like(NLL_B), like(NLL_B)))
@@ -187,8 +193,9 @@ def test_simnpo_margin_is_the_papers_gamma_over_beta() -> None:
     beta, gamma = 4.5, 0.9
     argument = beta * torch.tensor([1, 2, 0.75], dtype=torch.float64) - gamma
     expected = -2 / beta * torch.nn.functional.logsigmoid(argument)
-    mean = SimNPO(beta=beta, delta=gamma / beta)(Given(like(NLL_B)))
-    assert totals(mean) == pytest.approx(expected.tolist(), rel=1e-12)
+    for margin in ({"delta": gamma / beta}, {"gamma": gamma}, {"delta": gamma / beta / 2, "gamma": gamma / 2}):
+        mean = SimNPO(beta=beta, **margin)(Given(like(NLL_B)))
+        assert totals(mean) == pytest.approx(expected.tolist(), rel=1e-12)
 
 
 # ---------------------------------------------------------------------- DPO
@@ -267,7 +274,7 @@ def test_kl_of_gaussians_is_half_the_weighted_mean_squared_distance() -> None:
 
 SCALAR_TERMS = [
     NLL(), NLL(per="row"), Ascent(), Ascent(cap=1.5), NPO(), NPO(beta=0.7, inside="mean"), SimNPO(),
-    SimNPO(beta=2.5, delta=0.5), DPO(beta=0.3), DPO(beta=0.3, scale="one"),
+    SimNPO(beta=2.5, delta=0.5), SimNPO(gamma=0.9), DPO(beta=0.3), DPO(beta=0.3, scale="one"),
 ]  # fmt: skip
 
 

@@ -124,7 +124,7 @@ class LogitDifferenceForCausalLM(PreTrainedModel, GenerationMixin):
                 inputs_embeds=inputs_embeds, use_cache=held is not None, **as_cache(held),
                 logits_to_keep=logits_to_keep, **{**options, "return_dict": True},
             ).logits.chunk(2)  # fmt: skip
-        logits = log_difference(target, assistant, self.config.weight, self.config.filter_rate)
+        logits = log_difference(target, assistant, self.config.weight, self.config.filter_rate, self.config.subtract)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         return CausalLMOutputWithPast(loss=loss, logits=logits, **as_cache(held))
 

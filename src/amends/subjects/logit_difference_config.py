@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from amends.subjects.contrast import Subtract
+
 _OF_TARGET = (
     "vocab_size", "hidden_size", "max_position_embeddings", "num_attention_heads", "num_key_value_heads", "head_dim",
     "sliding_window", "attention_chunk_size",
@@ -21,12 +23,12 @@ class LogitDifferenceConfig(PreTrainedConfig):
 
     def __init__(
         self, target_config: Any = None, blocks: int = 1, shared: int = 0, rank: int = 32, alpha: float = 32.0,
-        dropout: float = 0.0, weight: float = 0.75, filter_rate: float = 0.01, **options: Any,
+        dropout: float = 0.0, weight: float = 0.75, filter_rate: float = 0.01, subtract: Subtract = "log_probs", **options: Any,
     ) -> None:  # fmt: skip
         own: Any = {**options, "tie_word_embeddings": False}  # the target ties its own
         super().__init__(**own)
         self.blocks, self.shared, self.rank, self.alpha, self.dropout = blocks, shared, rank, alpha, dropout
-        self.weight, self.filter_rate = weight, filter_rate
+        self.weight, self.filter_rate, self.subtract = weight, filter_rate, subtract
         if isinstance(target_config, dict):
             target_config = AutoConfig.for_model(**target_config)
         self.target_config = target_config

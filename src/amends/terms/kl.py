@@ -1,8 +1,12 @@
 """Divergence from the start model: the retain half of the "+KL" methods.
 
 KL(p_ref || p_theta) at each supervised position, averaged over those positions (arXiv 2401.06121, the KL baseline).
-open-unlearning's released code averages over prompt and padding as well, which dilutes the term by the share of
-padding in the batch; that is not offered.
+
+Released code that differs, and is not offered. open-unlearning's and TOFU's average over prompt and padding as well: padding
+dilutes the term by its share of the batch, which is chance. Prompt positions are no chance, but a row's likelihood holds
+its answer alone; rows given as `text` are supervised from the second token on, which holds the prompt, too. MUSE's
+puts raw logits where log-probabilities belong: exp(z_ref) (z_ref - z), which falls without limit as logits rise. SOUL's
+is -sum p_theta log p_ref, least when everything is on the start model's best word, and not at the start model.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ prediction, needs no softmax, and its gradient does not fade before it is there.
 for a trained model), which is why PDU's multiplier on the retain half starts at 50 or 100.
 
 open-unlearning's code takes the logits of unshifted positions, where its labels stand: one to the right of those that
-predict the answer; one version of it takes every position, prompt and padding included.
+predict the answer, so that the first word of each answer is missed and the prediction behind its end is flattened; one
+version of it takes every position, prompt and padding included. Neither is offered: both are mistakes, no choices.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ them have a cosine near 3/4 and "one direction a topic" is nearly one direction 
 The paper's code averages over all positions of the batch, padding included; open-unlearning's over the labelled tokens
 of each row, but its division broadcasts rows against rows, so that each row is divided by every row's length. Here each
 row has the mean over its own tokens and counts once. `tokens: answer` takes the positions that PREDICT the answer;
-open-unlearning takes those one to the right, the answer's own.
+open-unlearning takes those one to the right, the answer's own, where what the first word is told from is left as it was.
 
 c is a length in the units of the model's own activations (6.5 for Zephyr at block 7, 20 and 100 elsewhere). With
 `relative` it is a multiple of the start model's activation at each token, as in Adaptive RMU (arXiv 2408.06223).

@@ -2,9 +2,9 @@
 
 L = -sum_t p_t^b1 (1 - p_t)^b2 CE_t / sum_t 1 over the answer's tokens, with the weight held constant. The first factor
 leaves alone what is already forgotten (saturation), the second what the model knows by the way of the language, such as
-"the" after "of" (importance: such tokens are certain). b2 = 0 is WGA, b1 = b2 = 0 is ascent. open-unlearning's settings
-give it a coefficient of 0.1 in one place and 1 in another; at p = 0.9 the gradient is 17 times smaller than
-ascent's.
+"the" after "of" (importance: such tokens are certain). b2 = 0 is WGA, b1 = b2 = 0 is ascent. open-unlearning's
+configuration weighs it 0.1 and the retain loss 1, its description 1 and 0.1, which the preset follows; both are a
+matter of `weight`. At p = 0.9 the gradient is 17 times smaller than ascent's.
 """
 
 from __future__ import annotations

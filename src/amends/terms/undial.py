@@ -6,7 +6,9 @@ bounded, and beta says how improbable the answer is to become; beta -> 0 is the 
 constant.
 
 open-unlearning's code differs twice: it lowers the logit at index -100, the mark of positions that are not supervised,
-which is the hundredth word from the end, and it averages over prompt and padding as well. Here neither exists.
+which is the hundredth word from the end, and it averages over prompt and padding as well. Neither is offered: the first
+teaches the model to avoid an arbitrary word everywhere, the second weakens the term by a share that chance decides, the
+padding's. Rows given as `text` are supervised from the second token on, where the prompt is to count as well.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 L = CE(U, p) = -(1/V) sum_v log p_v at each token of the answer. It differs from KL(U || p) by the constant ln V, which is
 its least value, reached when no word is preferred (10.8 for 49,152 words). The paper's form is kept.
 
-The released code averages over every position, prompt and padding included, and divides by the number of rows: its weight
-depends on how long the longest row of a batch is. Here only the answer's tokens count, as in every other term.
+The released code averages over every position, prompt and padding included (`batchmean`, of rows that were laid out to
+positions before), so that an answer's share of the mean depends on how long the longest row of its batch is. It is not
+offered: here only the answer's tokens count, as in every other term.
 """
 
 from __future__ import annotations

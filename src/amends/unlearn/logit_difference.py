@@ -14,7 +14,8 @@ The model's weights stay what they were. Output is suppressed: the saved folder 
 `distil` teaches the combined distribution to the model's own weights afterwards, which gives an ordinary model.
 
 Settings are the paper's for TOFU (r 32, alpha 32, b 6.5, w 0.75, rate 0.01, lr 1e-3, 10 epochs); the released code has
-r 16, b 5, dropout 0.05 (kept here, the paper names none) and w 0.8. What differs:
+r 16, b 5, dropout 0.05 (kept here, the paper names none) and w 0.8, which is `rank: 16`, `retain_weight: 5`, `weight: 0.8`
+and `subtract: logits`; its evaluation script names no rate and so gets 0.1. What differs:
 
 - K is an eighth of the depth, not a quarter (8 of 32): every block of the assistant is one more to run for each token. Of
   a model of 8 blocks, 1 of its own or 2 forgot and kept about as much. `shared` saves those runs, too, but where as many
@@ -54,6 +55,7 @@ from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
 from amends.subjects.causal_lm import INNER, CausalLM
+from amends.subjects.contrast import Subtract
 from amends.subjects.reference import Frozen
 from amends.terms.kl import KL
 from amends.terms.nll import NLL
@@ -88,6 +90,8 @@ class LogitDifference:
     """How strongly the assistant is subtracted (w): 0.5 to 0.8, chosen on rows that no result is read on."""
     filter_rate: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Words below this share of the best one, and not among this share of the vocabulary, are never said (rho)."""
+    subtract: Subtract = "log_probs"
+    """What is subtracted where words are plausible: log-probabilities, or raw logits, as the released code scores."""
     retain_weight: NonNegative = 6.5
     """Weight of the indifference (b)."""
     assistant: str | None = None
@@ -162,7 +166,7 @@ class LogitDifference:
         given = self._shape(subject.module) if self.assistant is None else made_for(Path(self.assistant), subject.module)
         config = LogitDifferenceConfig(
             target_config=subject.module.config, **given, dropout=self.dropout, weight=self.weight,
-            filter_rate=self.filter_rate,
+            filter_rate=self.filter_rate, subtract=self.subtract,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "lora"))  # inside fork_rng: no global stream is moved
