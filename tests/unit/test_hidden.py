@@ -155,3 +155,11 @@ def test_only_blocks_names_what_it_did_not_find(lm_world: Any) -> None:
     subject = TinyLM(width=16, depth=2, heads=2, vocab=300).load(lm_world.data, 0)
     with pytest.raises(UserError, match=r"only_blocks: no weight of the blocks up to 0 matches \['\*fc9\*'\]: they have model"):
         moved(subject, OnlyBlocks(only=("*fc9*",)), NLL(role="forget"), SGD())
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_a_model_of_one_block_has_that_block(lm_world: Any, arch: Any) -> None:
+    one = TinyLM(arch=arch, width=16, depth=1, heads=2, vocab=300).load(lm_world.data, 0)
+    batch = batch_of(one, ROWS)
+    assert len(blocks(one.module)) == 1
+    assert one.hidden(batch, 0).state_NC.shape[1] == 16

@@ -49,8 +49,12 @@ class _Reached(Exception):
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1]
+    """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order.
+
+    A list of one counts where the model's own configuration says that it has one layer.
+    """
+    least = 1 if getattr(getattr(model, "config", None), "num_hidden_layers", None) == 1 else 2
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) >= least and len({type(x) for x in m}) == 1]
     if lists:
         return list(max(lists, key=len))
     return [child for child in model.children() if any(True for _ in child.parameters())]
