@@ -21,6 +21,7 @@ class Shell(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training  # a model in evaluation mode stays in it
 
     def forward(self, *inputs: Any, until: float | None = None) -> Tensor:
         """The model's output, or that of block `until`."""
@@ -49,11 +50,16 @@ class _Reached(Exception):
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order."""
+    """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order.
+
+    A module around a single one with weights (a normalisation in front of a network) is looked into.
+    """
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1]
     if lists:
         return list(max(lists, key=len))
-    return [child for child in model.children() if any(True for _ in child.parameters())]
+    found = [child for child in model.children() if any(True for _ in child.parameters())]
+    inner = blocks(found[0]) if len(found) == 1 else []
+    return inner or found
 
 
 def block(model: nn.Module, at: float) -> nn.Module:
