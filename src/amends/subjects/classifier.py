@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,9 @@ class Texts:
 
 class Classifier:
     """A module `inputs -> logits [B, K]` with a reader of rows; a row's data is `{image or text, label: int}`."""
+
+    predicts_one_class: ClassVar[bool] = True
+    """A row has one term, and its whole prediction is small enough to be kept by those who measure."""
 
     def __init__(self, module: nn.Module, reader: Reader | None = None, augment: Augment | None = None) -> None:
         self.module, self.reader, self.augment = module, reader or Images(), augment
