@@ -313,6 +313,10 @@ def test_texts_are_classified_by_the_same_adapter(topics: Bundle, tmp_path: Path
     alone = nll_by_id(subject, topics["test"][:1])
     row = topics["test"][0].id
     assert alone[row][0] == pytest.approx(scored[row][0], abs=1e-5) and scored[row][1] == 1  # padding changes nothing
+    batch = subject.collate([subject.encode(s) for s in topics["test"]])
+    hidden = subject.hidden(batch, 0)
+    assert hidden.state_NC.shape == (int(batch["mask"].sum()), 8)
+    assert torch.equal(hidden.row_N.bincount(), batch["mask"].sum(1))
     subject.save(tmp_path / "model")
     other = small.load(topics, 3)
     load_weights(other, tmp_path / "model")
@@ -329,3 +333,22 @@ def test_rows_of_the_wrong_kind_are_named(topics: Bundle) -> None:
         model().load(pictures(), 0).encode(topics["test"][0])
     with pytest.raises(UserError, match="the data has no images"):
         model().load(topics, 0)
+
+
+@pytest.mark.parametrize("net", ["conv", "vit"])
+def test_a_saved_model_is_put_beside_the_original(net: str, tmp_path: Path) -> None:
+    data = pictures()
+    made = trained(model(net=net).load(data, 0), data)
+    made.save(tmp_path / "model")
+    stage = build_use("stages", {"use": "saved", "folder": str(tmp_path / "model")}, "stage")
+    assert weights_print(stage(model(net=net).load(data, 7), data, Memory())) == weights_print(made)
+    with pytest.raises(UserError, match="its weights do not fit the model"):
+        stage(model(net=net, width=4).load(data, 7), data, Memory())
+
+
+def test_doing_nothing_does_nothing() -> None:
+    data = pictures()
+    subject = model().load(data, 0)
+    before = weights_print(subject)
+    stage = build_use("stages", {"use": "nothing"}, "stage")
+    assert weights_print(stage(subject, data, Memory())) == before and stage.objective_on(data) == ()

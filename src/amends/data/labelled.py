@@ -62,9 +62,8 @@ class Labelled:
         source = _merged(self._limited(self.of.load(seed)), self.superclasses)
         gone, touched = self._forgotten(source, seed)
         marks = {row.id for row in gone}
-        copies = {row_print(row) for row in gone}
         left = [row for row in source["train"] if row.id not in marks]
-        kept = tuple(row for row in left if row_print(row) not in copies)
+        kept = _without_copies(left, gone)
         if not kept:
             raise UserError("data: every training row is to be forgotten, and none is left to retain: name fewer")
         notes = [*source.notes]
@@ -138,6 +137,12 @@ _REMEDIES = {
     "class": "the class has no training rows", "group": "the group has no training rows", "ids": "give `ids` or a `file`",
     "random": "the source has no rows", "poisoned": "use a source that poisons some, such as `use: poison`",
 }  # fmt: skip
+
+
+def _without_copies(rows: Sequence[Sample], gone: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Those of the rows that have another label or another content than every forgotten one."""
+    labels, copies = {row.data["label"] for row in gone}, {row_print(row) for row in gone}
+    return tuple(row for row in rows if row.data["label"] not in labels or row_print(row) not in copies)
 
 
 def read_ids(path: Path) -> list[str]:

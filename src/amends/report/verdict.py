@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from amends.data.scope import HARD
 from amends.report import words
-from amends.report.evidence import LITTLE, joined, left
+from amends.report.evidence import LITTLE, joined, left, upwards
 from amends.report.load import RunData
 from amends.report.table import Cell, Table, role
 
@@ -234,6 +234,9 @@ def _hard(table: Table, method: str) -> str:
     worst = next((e for e in left(table, method) if e.role in HARD and e.share > LITTLE), None)
     if worst is None:
         return ""
+    if upwards(worst.metric):
+        gold = words.number(worst.retrain.value) if worst.retrain else "1"
+        return f"but {joined(worst)} is only {words.number(worst.cell.value)} of {gold}"
     return f"but {joined(worst)} is still {words.number(worst.cell.value)} of {words.number(worst.original.value)}"
 
 

@@ -31,7 +31,7 @@ class Shell(nn.Module):
         """The output of block `at` in a forward that ends there."""
 
         def stop(_: nn.Module, __: Any, output: Any) -> None:
-            raise _Reached(output[0] if isinstance(output, tuple) else output)
+            raise _Reached(output if isinstance(output, Tensor) else output[0])  # a tuple, or what a library wraps one in
 
         hook = block(self.model, at).register_forward_hook(stop)
         try:

@@ -28,6 +28,7 @@ class Reader(Protocol):
     def encode(self, sample: Sample) -> Encoded: ...
     def collate(self, rows: Sequence[Encoded]) -> Batch: ...
     def inputs(self, batch: Batch, augment: Augment | None) -> tuple[Tensor, ...]: ...
+    def positions(self, output: Tensor, batch: Batch) -> Hidden: ...
     def save(self, folder: Path) -> None: ...
 
 
@@ -45,6 +46,10 @@ class Images:
     def inputs(self, batch: Batch, augment: Augment | None) -> tuple[Tensor, ...]:
         """The images, augmented as was drawn."""
         return (augmented(batch, augment),)
+
+    def positions(self, output: Tensor, batch: Batch) -> Hidden:
+        """A block's output, one flat row an image."""
+        return flat(output)
 
     def save(self, folder: Path) -> None:
         """Nothing belongs to it."""
@@ -75,6 +80,13 @@ class Texts:
     def inputs(self, batch: Batch, augment: Augment | None) -> tuple[Tensor, ...]:
         """Token ids and mask."""
         return batch["input_ids"], batch["mask"]
+
+    def positions(self, output: Tensor, batch: Batch) -> Hidden:
+        """A block's output at each token that is no padding; of a block behind the pooling, one row a text."""
+        if output.ndim != 3:
+            return flat(output)
+        row, place = batch["mask"].nonzero(as_tuple=True)
+        return Hidden(output[row, place], row)
 
     def save(self, folder: Path) -> None:
         """The tokenizer, in its own library's files."""
@@ -120,15 +132,20 @@ class Classifier:
         return Likelihood(dist.nll(), self.count(batch), dist)
 
     def hidden(self, batch: Batch, at: float) -> Hidden:
-        """What block `at` puts out, one flat row an image or text."""
-        return flat(self.call(*self.reader.inputs(batch, self.augment), until=at))
+        """What block `at` puts out: one flat row an image, or one a token."""
+        return self.reader.positions(self.call(*self.reader.inputs(batch, self.augment), until=at), batch)
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the network is one of transformers, whose library saves and loads it under names of its own."""
+        return hasattr(getattr(self.module, "net", None), "save_pretrained")
 
     def save(self, folder: Path) -> None:
         """The weights and buffers as safetensors; a model of transformers in its own files, so that it loads them again."""
-        net = getattr(self.module, "net", None)
-        if not hasattr(net, "save_pretrained"):
+        if not self.by_library:
             save_module(self.module, folder)
             return
+        net: Any = self.module.net
         with quiet():
             net.save_pretrained(folder, safe_serialization=True)
         self.reader.save(folder)
