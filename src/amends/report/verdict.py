@@ -195,6 +195,9 @@ def _closest(table: Table, best: str) -> str:
     tried = [m for m in table.methods if m not in table.idle]
     if original is not None and now is not None and now.value >= original.value:
         return f"None of {len(tried)} methods is closer to the retrained model than doing nothing; {best} is the closest"
+    if original is not None and now is not None and now.overlaps(original):
+        told = "can be told from doing nothing by its distance to the retrained model"
+        return f"None of {len(tried)} methods {told}; nearest is {best}"
     return f"Of {len(tried)} methods, {best} is the closest to the retrained model"
 
 
