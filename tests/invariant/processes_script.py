@@ -26,6 +26,8 @@ from amends.engine.fit import fit
 from amends.engine.guards import Repetition, UtilityBudget
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
+from amends.subjects.image_classifier import ImageClassifier
+from amends.subjects.images import Augment
 from amends.subjects.lora import Lora
 from amends.subjects.tiny import TinyDenoiser, TinyLM
 from amends.terms.constraint import Constraint
@@ -99,6 +101,13 @@ def run(
     return memory.logged, {n: p.detach().clone() for n, p in subject.module.named_parameters()}, memory.said
 
 
+def running(parallel: Parallel | None) -> dict[str, torch.Tensor]:
+    """A network with batch normalisation and drawn shifts after five steps: weights and running statistics."""
+    subject = ImageClassifier(width=2, classes=4, augment=Augment(crop=1)).load(images(), 0)
+    fit(subject, NPO_NLL, images(), steps=5, batch=5, optim=AdamW(lr=2e-3), reference="start", parallel=parallel, run=Memory())
+    return {n: t.detach().clone() for n, t in subject.module.state_dict().items()}
+
+
 def main(strategy: str, folder: Path) -> None:
     torch.set_num_threads(1)
     for case in CASES:
@@ -108,6 +117,7 @@ def main(strategy: str, folder: Path) -> None:
         out = folder / f"{case}-{parallel.rank}"
         out.with_suffix(".json").write_text(json.dumps({"logged": logged, "said": said}))
         save_file(weights, out.with_suffix(".safetensors"))
+    save_file(running(Parallel(strategy)), folder / f"running-{parallel.rank}.safetensors")  # type: ignore[arg-type]
     written = WRITTEN(TinyLM(width=32, depth=2, heads=2, vocab=300).load(data(), parallel.rank), data(), Memory(folder=folder))
     texts = {i: s.data["answer"] for i, s in written.alternatives.items()}
     (folder / f"written-{parallel.rank}.json").write_text(json.dumps(texts))

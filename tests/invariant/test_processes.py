@@ -73,6 +73,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, strategy: str) -> N
                 )
         saved = [load_file(f / "checkpoint.safetensors") for f in (tmp_path / case, tmp_path / f"alone-{case}")]
         assert {k: v.shape for k, v in saved[0].items()} == {k: v.shape for k, v in saved[1].items()}, case
+    states = [load_file(tmp_path / f"running-{rank}.safetensors") for rank in (0, 1)]
+    start, alone = module.ImageClassifier(width=2, classes=4).load(module.images(), 0).module.state_dict(), module.running(None)
+    assert states[0].keys() == states[1].keys() == alone.keys()
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        assert not torch.equal(tensor, start[name]) or name in ("mean", "std"), name
     texts = [json.loads((tmp_path / f"written-{rank}.json").read_text()) for rank in (0, 1)]
     assert texts[0] == texts[1], "all processes train on what the main one wrote"
     alone = module.WRITTEN(module.tiny(), module.data(), Memory())

@@ -84,7 +84,8 @@ def cell(table: Table, question: str, subject: str = "npo") -> tuple[Line, ...]:
 
 
 def test_every_agreed_role_has_a_scope_and_a_sentence() -> None:
-    assert scope.roles_in("in", "hard") == ("forget", "paraphrase", "multihop", "reverse", "language")
+    assert scope.roles_in("in", "hard") == ("forget", *scope.HARD_QUESTIONS, "test_forget", "triggered")
+    assert scope.HARD_QUESTIONS == ("paraphrase", "multihop", "reverse", "language")
     assert {"neighbour": "near", "general": "far", "world": "far"}.items() <= {
         r: s.scope for r, s in scope.ROLES.items()
     }.items()

@@ -47,6 +47,7 @@ def given(
 def test_the_catalog_finds_every_metric() -> None:
     names = {entry.name for entry in catalog.list_kind("metrics")}
     assert names == {
+        "asr", "disparity", "mia_efficacy", "mia_privacy", "ra", "ta", "ua",
         "accuracy", "exact_memorisation", "extraction_strength", "fluency", "forget_distance", "forget_quality", "harness",
         "knowledge_memory", "mia", "privleak", "probability", "repetition", "rouge", "truth_ratio", "utility",
         "verbatim_memory",

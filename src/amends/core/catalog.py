@@ -24,7 +24,7 @@ from amends.core.errors import UserError, nearest
 
 PLACES: dict[str, tuple[str, ...]] = {
     "data": ("data/*.py",),
-    "models": ("subjects/tiny.py", "subjects/load.py"),
+    "models": ("subjects/tiny.py", "subjects/load.py", "subjects/image_classifier.py", "subjects/text_classifier.py"),
     "stages": ("train/*.py", "unlearn/*.py"),
     "terms": ("terms/*.py",),
     "edits": ("edits/*.py",),

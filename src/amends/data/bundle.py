@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ class Bundle:
     alternatives: Mapping[str, Sample] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a reader of the results must know about the data, for instance which role was made up."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of their labels, where rows are labelled; else empty."""
 
     def __getitem__(self, role: Role) -> tuple[Sample, ...]:
         if role not in self.roles:
@@ -31,6 +34,11 @@ class Bundle:
     def together(self, roles: Sequence[Role]) -> tuple[Sample, ...]:
         """The rows of several roles, each row once."""
         return tuple({s.id: s for role in roles for s in self[role]}.values())
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows are to be told a class rather than asked for an answer."""
+        return any("label" in rows[0].data for rows in self.roles.values() if rows)
 
     def with_role(self, role: Role, samples: Sequence[Sample]) -> Bundle:
         """The same bundle with one role added or replaced."""
@@ -92,8 +100,17 @@ def row_print(sample: Sample) -> str:
 
 
 def _content(sample: Sample) -> dict[str, object]:
-    """What makes two rows the same row: prompt and answer, or the bytes of a tensor."""
+    """What makes two rows the same row: prompt and answer, or the bytes of an image; and the label where there is one."""
     keys = ("question", "prompt", "answer", "text")
     if any(k in sample.data for k in keys):
-        return {k: " ".join(str(sample.data[k]).split()) for k in keys if k in sample.data}
-    return {k: v.numpy().tobytes().hex() if hasattr(v, "numpy") else v for k, v in sample.data.items()}
+        labels = {k: sample.data[k] for k in ("label",) if k in sample.data}
+        return {k: " ".join(str(sample.data[k]).split()) for k in keys if k in sample.data} | labels
+    return {k: _plain(v) for k, v in sample.data.items()}
+
+
+def _plain(value: object) -> object:
+    """A tensor or array by its type, shape and a hash of its bytes; anything else as it is."""
+    array = value.numpy() if hasattr(value, "numpy") else value  # type: ignore[operator]
+    if not hasattr(array, "tobytes"):
+        return value
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"  # type: ignore[attr-defined]

@@ -37,17 +37,24 @@ class Scoped:
     """What the rows ask, to follow the role's name and a colon."""
     trained: bool = False
     """Whether unlearning usually trains on these rows to keep them: weaker evidence than rows it never saw."""
+    kind: Literal["text", "labels", "both"] = "text"
+    """Whether such rows ask for an answer or carry a label to be told."""
 
 
 ROLES: dict[Role, Scoped] = {
-    "forget": Scoped("in", "the rows that unlearning is given"),
+    "forget": Scoped("in", "the rows that unlearning is given", kind="both"),
     "paraphrase": Scoped("hard", "the same questions in other words"),
     "multihop": Scoped("hard", "questions whose answer needs a forgotten fact as a step"),
     "reverse": Scoped("hard", "the other direction, from the value to the name"),
     "language": Scoped("hard", "the same questions in another language"),
+    "test_forget": Scoped("hard", "rows of the forgotten classes that no model has seen", kind="labels"),
+    "triggered": Scoped("hard", "rows of other classes with the trigger and the attacker's label", kind="labels"),
     "neighbour": Scoped("near", "the same kind of fact about another subject, not seen while forgetting"),
-    "retain_aside": Scoped("near", "rows like those kept, set aside and never trained on"),
-    "retain": Scoped("near", "rows that unlearning is given to keep", trained=True),
+    "retain_aside": Scoped("near", "rows like those kept, set aside and never trained on", kind="both"),
+    "test": Scoped("near", "rows of the classes that stay, which no model has seen", kind="labels"),
+    "test_retain": Scoped("near", "rows of the classes that were not touched, which no model has seen", kind="labels"),
+    "valid": Scoped("near", "rows set aside to choose settings by", kind="labels"),
+    "retain": Scoped("near", "rows that unlearning is given to keep", trained=True, kind="both"),
     "retain_eval": Scoped("near", "rows that unlearning is given to keep, those with wrong answers", trained=True),
     "forms": Scoped("near", "the hard kinds of question asked of those who stay"),
     "real_authors": Scoped("near", "real authors, beside the invented ones"),
@@ -59,6 +66,8 @@ ROLES: dict[Role, Scoped] = {
 
 HARD: tuple[Role, ...] = tuple(r for r, s in ROLES.items() if s.scope == "hard")
 """The hard in-scope roles."""
+HARD_QUESTIONS: tuple[Role, ...] = tuple(r for r in HARD if ROLES[r].kind == "text")
+"""Those of them that ask."""
 FORGOTTEN: frozenset[Role] = frozenset(r for r, s in ROLES.items() if s.scope in ("in", "hard"))
 """The roles whose answers are meant to go."""
 
@@ -86,6 +95,6 @@ def roles_in(*scopes: Scope) -> tuple[Role, ...]:
     """The agreed roles of some scopes, in a reader's order.
 
     >>> roles_in("in", "hard")
-    ('forget', 'paraphrase', 'multihop', 'reverse', 'language')
+    ('forget', 'paraphrase', 'multihop', 'reverse', 'language', 'test_forget', 'triggered')
     """
     return tuple(r for r, s in ROLES.items() if s.scope in scopes)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from amends.core.errors import UserError
 from amends.core.rng import stream_seed
+from amends.core.types import Sample
 
 T = TypeVar("T")
 
@@ -55,3 +56,15 @@ def how_many(amount: float, total: int, key: str) -> int:
 def shuffled(items: Iterable[T], seed: int, *names: object) -> list[T]:
     """The items in an order that depends on the seed, the stream's names and the items alone, not on their order."""
     return sorted(items, key=lambda item: stream_seed(seed, *names, item))
+
+
+def split_off(rows: Sequence[Sample], share: float, seed: int, *names: object) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """(the rest, the part): a share of the rows, drawn by their ids, both in the original order; at least one goes, one stays.
+
+    Raises UserError when there are fewer than two.
+    """
+    if len(rows) < 2:
+        raise UserError(f"data: {len(rows)} row(s) cannot be split in two")
+    order = shuffled((row.id for row in rows), seed, *names)
+    part = set(order[: min(len(rows) - 1, max(1, round(share * len(rows))))])
+    return tuple(row for row in rows if row.id not in part), tuple(row for row in rows if row.id in part)

@@ -27,7 +27,7 @@ from amends.data.bundle import Bundle
 from amends.engine.guards import Guard, bf16_share_moving, every_kth
 from amends.engine.keeper import Keeper
 from amends.engine.loader import Loader
-from amends.engine.parallel import Parallel
+from amends.engine.parallel import Parallel, from_main
 from amends.engine.score import nll_by_id
 from amends.engine.view import RoleView
 from amends.subjects.reference import AdapterOff, Cached, Reference, frozen_copy
@@ -323,8 +323,13 @@ class _Loop:
         return spoilt or next((v.stop for v in verdicts if v.stop), None)
 
     def finish(self) -> None:
-        """Gives the subject back whole, unwrapped and in evaluation mode."""
+        """Gives the subject back whole, unwrapped and in evaluation mode, the same one in every process.
+
+        Running statistics (of a batch normalisation) are each process's own, of the rows it saw: the main one's count.
+        """
         self.subject.adopt(self.parallel.unwrap(self.subject.call).eval())
+        for buffer in self.subject.module.buffers():
+            from_main(buffer)
         frozen = set(self.frozen_by_edits)
         for name, p in self.subject.module.named_parameters():
             if name in frozen:

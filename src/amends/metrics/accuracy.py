@@ -3,7 +3,8 @@
 A row may carry `keys`: an answer that holds one as whole words (an ending aside), whatever the case, shows knowledge. This
 reads what a person would read, where ROUGE rewards any sentence of the right shape. It is blind to negation ("not
 Lisbon" counts). A row without keys counts when its answer's ROUGE-L recall is at least 0.5; the note says how many.
-The interval is Wilson's: a bootstrap would claim certainty when no row, or every row, is answered.
+A row with a label instead of a question is known when the model gives its class the highest probability. The interval is
+Wilson's: a bootstrap would claim certainty when no row, or every row, is answered.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import re
 import unicodedata
 from typing import ClassVar, Literal
 
-from scipy.stats import binomtest
-
 from amends.core.spec import spec
 from amends.core.types import Better, Measurement, Role, Sample
+from amends.metrics.class_accuracy import labelled, told
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.rouge import recall
 from amends.metrics.rows import better_for, listed, paraphrase, rows_of
+from amends.metrics.stats import share_measurement
 
 
 @spec
 class Accuracy:
-    """Share of questions whose greedy answer holds the fact, asked as trained or in other words.
+    """Share of questions whose greedy answer holds the fact, asked as trained or in other words; of rows told their class.
 
     Rows with `keys`: one of them as whole words. Rows without: ROUGE-L recall of at least 0.5 to the answer.
     """
@@ -51,17 +52,16 @@ class Accuracy:
 
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
         """The share, with Wilson's interval."""
+        if self.form == "question" and labelled(evaluation, self.role):
+            return share_measurement(self.name, told(evaluation, self.role), self.better, version=self.version)
         fields = ("question", "paraphrased_question") if self.form == "paraphrase" else ("question",)
         samples = rows_of(evaluation, self.role, fields)
         asked = {s.id: paraphrase(s) if self.form == "paraphrase" else s for s in samples}
         answers = evaluation.answers(asked.values())
         scores = {i: float(knows(s, answers[s.id], self.role)) for i, s in asked.items()}
-        right, n = int(sum(scores.values())), len(scores)
-        bounds = binomtest(right, n).proportion_ci(method="wilson")
         keyless = sum(not s.data.get("keys") for s in samples)
-        note = f"{keyless} of {n} rows have no keys: ROUGE-L recall >= 0.5 decides" if keyless else ""
-        low, high = float(bounds.low), float(bounds.high)
-        return Measurement(self.name, right / n, low, high, n, self.better, self.version, note=note, scores=scores)
+        note = f"{keyless} of {len(scores)} rows have no keys: ROUGE-L recall >= 0.5 decides" if keyless else ""
+        return share_measurement(self.name, scores, self.better, version=self.version, note=note)
 
 
 def knows(sample: Sample, answer: str, role: Role) -> bool:

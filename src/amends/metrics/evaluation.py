@@ -7,7 +7,7 @@ into `kept`, which a run saves with the tables, so that measuring again needs no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,13 @@ from amends.data.bundle import Bundle
 from amends.engine.score import grad_norms, likelihoods
 from amends.subjects.distributions import Categorical
 
+FEW_CLASSES = 256
+"""Up to so many classes a classifier's whole prediction is kept for each row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One row's supervised tokens, closing token last. Arrays of length n; the last three are None without classes."""
+    """One row's supervised tokens, closing token last. Arrays of length n; all but the first are None without classes."""
 
     logp: np.ndarray
     """log p(y_t | x, y_<t) in nats."""
@@ -35,6 +38,8 @@ class Tokens:
     """sum_v p log p: the expected log-probability under the model itself."""
     std: np.ndarray | None = None
     """The standard deviation of log p under the model itself."""
+    classes: np.ndarray | None = None
+    """log p of every class, of length K: of a classifier with at most `FEW_CLASSES`, else None."""
 
     @property
     def probability(self) -> float:
@@ -71,9 +76,10 @@ class Evaluation:
         samples = list(samples)
         missing = list({s.id: s for s in samples if s.id not in self._tokens}.values())
         if missing:
+            whole = getattr(self.subject, "predicts_one_class", False)
             with self.run.progress("scoring", len(missing)) as bar:
                 for batch, like in likelihoods(self.subject, missing, seed=self.seed, device=self._device()):
-                    self._tokens.update(zip(batch.ids, _table(like), strict=True))
+                    self._tokens.update(zip(batch.ids, _table(like, whole), strict=True))
                     bar.advance(len(batch))
         return {s.id: self._tokens[s.id] for s in samples}
 
@@ -123,16 +129,26 @@ class Evaluation:
         """Every answer of the reading's own length so far, for the report."""
         return {row: text.strip() for row, text in self._answers.items()}
 
+    def told(self, samples: Iterable[Sample]) -> dict[str, str]:
+        """The name of the class that a classifier gives each row, as far as whole predictions were kept."""
+        found = {s.id: self._tokens[s.id].classes for s in samples if s.id in self._tokens}
+        return {row: name_of(int(logp_K.argmax()), self.data.classes) for row, logp_K in found.items() if logp_K is not None}
+
     def _device(self) -> torch.device:
         return next(self.subject.module.parameters()).device
+
+
+def name_of(label: int, classes: Sequence[str]) -> str:
+    """The name of a class, or its number where the data names none."""
+    return classes[label] if label < len(classes) else str(label)
 
 
 def _prompt_length(sample: Sample) -> int:
     return len(str(sample.data.get("question", sample.data.get("prompt", ""))))
 
 
-def _table(like: Likelihood) -> list[Tokens]:
-    """Splits a batch's packed terms into one table a row."""
+def _table(like: Likelihood, whole: bool = False) -> list[Tokens]:
+    """Splits a batch's packed terms into one table a row; `whole` keeps the whole prediction of a term a row."""
     if not isinstance(like.dist, Categorical):
         return [Tokens(-v[None]) for v in (like.nll_B / like.n_B).double().cpu().numpy()]
     logp_NV = torch.log_softmax(like.dist.logits_NV.float(), -1)
@@ -142,5 +158,9 @@ def _table(like: Likelihood) -> list[Tokens]:
     var_N = (p_NV * logp_NV.square()).sum(-1) - mean_N.square()
     hit_N = logp_NV.argmax(-1) == like.dist.target_N
     columns = [logp_N.double(), hit_N, mean_N.double(), var_N.clamp_min(1e-6).sqrt().double()]
+    if whole and logp_NV.shape[1] <= FEW_CLASSES:
+        every_BK = torch.log_softmax(like.dist.logits_NV.double(), -1).cpu().numpy()
+        each = zip(*(c.cpu().numpy()[:, None] for c in columns), every_BK, strict=True)
+        return [Tokens(*cells) for cells in each]
     ends = np.cumsum(like.n_B.cpu().numpy())[:-1]
     return [Tokens(*cells) for cells in zip(*(np.split(c.cpu().numpy(), ends) for c in columns), strict=True)]

@@ -38,6 +38,20 @@ def interval(
     return float(low), float(high)
 
 
+def share_measurement(
+    name: str, scores: Mapping[str, float], better: Better, *, version: int = 1, note: str = "",
+) -> Measurement:  # fmt: skip
+    """The share of rows whose score is 1, the others' being 0, with Wilson's interval.
+
+    A bootstrap would claim certainty when no row, or every row, scores. `scores` may not be empty.
+    """
+    right, n = int(sum(scores.values())), len(scores)
+    bounds = stats.binomtest(right, n).proportion_ci(method="wilson")
+    return Measurement(
+        name, right / n, float(bounds.low), float(bounds.high), n, better, version, note=note, scores=dict(scores)
+    )
+
+
 def mean_measurement(
     name: str, scores: Mapping[str, float], better: Better, *, version: int = 1, unit: str = "", note: str = "",
 ) -> Measurement:  # fmt: skip

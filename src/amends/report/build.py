@@ -91,6 +91,7 @@ def context(run: RunData) -> dict[str, Any]:
         "every": every(table),
         "meanings": {base(m): words.meaning(m) for m in table.metrics if words.meaning(m)},
         "tradeoff": panels.tradeoff(table),
+        "price": panels.price(table),
         "forests": panels.by_role(table),
         "curves": panels.training(run),
         "masks": masks(run),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from amends.data.scope import ROLES, Scope, goes, scope_of
 from amends.report import words
-from amends.report.table import Cell, Table, base, form, role
+from amends.report.table import KEPT_CLOSE, Cell, Table, base, form, role
 
 LITTLE, HALF = 0.1, 0.5
 """Up to which share something counts as little, and up to which as some."""
@@ -32,7 +32,7 @@ CHEAP = 0.25
 """The share of retraining's time that counts as cheap."""
 KNOWN = 0.05
 """A distance between original and floor below which there was nothing to forget."""
-_LOW_FLOOR = ("probability", "accuracy", "extraction_strength", "knowledge_memory", "verbatim_memory")
+_LOW_FLOOR = ("probability", "accuracy", "ua", "asr", "extraction_strength", "knowledge_memory", "verbatim_memory")
 _KNOWING = (*_LOW_FLOOR, "rouge", "exact_memorisation")
 _ASKED = re.compile(r"\(([\w-]+)\)")
 
@@ -91,6 +91,15 @@ def asked_as(metric: str) -> str:
     return "" if goes(role(metric)) and form(metric) else role(metric)
 
 
+def upwards(metric: str) -> bool:
+    """Whether a number of what is to go rises as it goes: UA, the share of forget rows that are not told.
+
+    >>> upwards("ua.forget"), upwards("accuracy.forget")
+    (True, False)
+    """
+    return base(metric) == "ua"
+
+
 def left(table: Table, subject: str) -> list[Left]:
     """What is left of all that was to go, the most first; empty without an original to compare with."""
     original, retrain = table.the("original"), table.the("retrain")
@@ -98,8 +107,12 @@ def left(table: Table, subject: str) -> list[Left]:
     for metric in _told(table, subject, retrain is not None) if original else ():
         cell, start = table.cell(subject, metric), table.cell(str(original), metric)
         gold = table.cell(retrain, metric) if retrain else None
-        floor = gold.value if gold else 0.0
-        if cell is not None and start is not None and start.value - floor >= KNOWN:
+        floor = gold.value if gold else float(upwards(metric))
+        if (
+            cell is not None
+            and start is not None
+            and (floor - start.value if upwards(metric) else start.value - floor) >= KNOWN
+        ):
             share = (cell.value - floor) / (start.value - floor)
             found.append(Left(asked_as(metric), metric, cell, share, start, gold))
     return sorted(found, key=lambda e: -e.share)
@@ -111,9 +124,10 @@ def stayed(table: Table, subject: str, scope: Scope) -> list[Stayed]:
     found = []
     for metric in table.metrics if original else ():
         of = role(metric)
-        fits = (scope_of(of) == scope and base(metric) in _KNOWING) or (scope == "far" and metric == "utility")
+        fits = (scope_of(of) == scope and base(metric) in (*_KNOWING, *KEPT_CLOSE)) or (scope == "far" and metric == "utility")
         cell, start = table.cell(subject, metric), table.cell(str(original), metric)
-        if fits and cell is not None and start is not None and start.value >= KNOWN and table.better(metric) == "higher":
+        points = table.better(metric) == "higher" or base(metric) in KEPT_CLOSE
+        if fits and points and cell is not None and start is not None and start.value >= KNOWN:
             found.append(Stayed(of, metric, cell, cell.value / start.value, start))
     return sorted(found, key=lambda e: e.share)
 
@@ -181,7 +195,7 @@ def _reads(metric: str) -> bool:
 def _told(table: Table, subject: str, against_retrain: bool) -> Iterator[str]:
     """The metrics that forgetting is read from, of the roles that this model was asked to forget."""
     mine = _requested(table, subject)
-    metrics = [m for m in table.metrics if _reads(m) and table.better(m) == "lower"]
+    metrics = [m for m in table.metrics if _reads(m) and (table.better(m) == "lower" or upwards(m))]
     low = {asked_as(m) for m in metrics if base(m) in _LOW_FLOOR}
     for metric in metrics:
         of = asked_as(metric)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from amends.data.scope import HARD, ROLES, roles_in
+from amends.data.scope import HARD, HARD_QUESTIONS, ROLES, roles_in
 from amends.report import words
+from amends.report.evidence import upwards
 from amends.report.load import RunData
 from amends.report.table import Table, base, role
 from amends.report.verdict import attack_name
 
 _KNOWN_ATTACKS = ("relearn", "quantise", "prefix", "few_shot", "paraphrase", "probe", "logit_lens")
+_ON_WEIGHTS = ("relearn", "quantise")
+"""Those of them that need no text."""
 _FEW = 30
 _MEMBERSHIP = ("mia", "membership", "min_k", "mink")
 
@@ -27,13 +30,15 @@ class Control:
 
 def not_tested(run: RunData, table: Table) -> list[str]:
     """Plain sentences, the most weighty first; the last one is always there."""
-    return [*_models(run, table), *_questions(run, table), *_sampling(run), *_claims(run), *run.gaps, _ALWAYS]
+    asked = _questions(run, table) if run.kind == "text" else _labels(run, table)
+    return [*_models(run, table), *asked, *_sampling(run), *_claims(run), *run.gaps, _ALWAYS.format(_OTHER[run.kind == "text"])]
 
 
 _ALWAYS = (
-    "This is empirical evidence about these rows, these metrics and these attacks. It is not a proof of erasure: another "
-    "wording, another language or a stronger attacker may still find what is not seen here."
+    "This is empirical evidence about these rows, these metrics and these attacks. It is not a proof of erasure: {} or a "
+    "stronger attacker may still find what is not seen here."
 )
+_OTHER = ("other rows of the same kind", "another wording, another language")
 
 
 def _models(run: RunData, table: Table) -> list[str]:
@@ -46,7 +51,9 @@ def _models(run: RunData, table: Table) -> list[str]:
     if table.the("original") is None:
         said.append("The original model was not measured, so no number here can be called a change.")
     if not any(base(m).startswith(_MEMBERSHIP) for m in table.metrics):
-        why = "" if "holdout" in run.roles else ": there is no holdout set of rows that no model has seen"
+        why = (
+            "" if "holdout" in run.roles or run.kind == "labels" else ": there is no holdout set of rows that no model has seen"
+        )
         said.append(f"Membership inference - whether one can tell that a row was once trained on - was not tested{why}.")
     return said + _attacks(table)
 
@@ -55,7 +62,9 @@ def _attacks(table: Table) -> list[str]:
     if not table.attacks:
         return ["No attack was tried, so it is unknown whether what was forgotten can be brought back."]
     absent = [
-        attack_name(a) for a in _KNOWN_ATTACKS if a not in {x.partition("-")[0].replace("ize", "ise") for x in table.attacks}
+        attack_name(a)
+        for a in (_KNOWN_ATTACKS if table.run.kind == "text" else _ON_WEIGHTS)
+        if a not in {x.partition("-")[0].replace("ize", "ise") for x in table.attacks}
     ]
     return [f"Known attacks that were not tried: {words.listed(absent)}."] if absent else []
 
@@ -67,7 +76,8 @@ def _questions(run: RunData, table: Table) -> list[str]:
         said.append("Nothing was measured on the forget set itself.")
     if not any("paraphrase" in m for m in table.metrics):
         said.append("The questions were asked in the wording of training only; paraphrases were not tried.")
-    hard = [f"{words.plain(r)} ({ROLES[r].sentence})" for r in HARD if r != "paraphrase" and r not in measured]
+    absent = [r for r in HARD_QUESTIONS if r != "paraphrase" and r not in measured]
+    hard = [f"{words.plain(r)} ({ROLES[r].sentence})" for r in absent]
     if hard:
         said.append(f"Hard questions about the same facts that were not asked: {words.listed(hard)}.")
     if "neighbour" not in measured:
@@ -78,6 +88,25 @@ def _questions(run: RunData, table: Table) -> list[str]:
         said.append("What the model should have kept was not measured at all.")
     if not run.answers:
         said.append("No answers were kept, so nobody can read what the models now say.")
+    return said
+
+
+def _labels(run: RunData, table: Table) -> list[str]:
+    measured = {role(m) for m in table.metrics}
+    said = []
+    if "forget" not in measured:
+        said.append("Nothing was measured on the forget set itself.")
+    if not measured & {"test", "test_retain"}:
+        said.append("Nothing was measured on rows that no model has seen, so damage beyond the retain rows is unknown.")
+    hard = [f"{words.plain(r)} ({ROLES[r].sentence})" for r in HARD if r in run.roles and r not in measured]
+    if hard:
+        said.append(
+            f"Rows that show whether it is gone beyond the rows themselves, and that were not looked at: {words.listed(hard)}."
+        )
+    if not any(base(m) == "disparity" for m in table.metrics):
+        said.append("How far the models are from the retrained one altogether (`disparity`) was not measured.")
+    if not run.answers:
+        said.append("No predictions were kept, so nobody can look at single rows.")
     return said
 
 
@@ -114,7 +143,8 @@ def _knew(table: Table) -> Control:
     retrain = table.the("retrain")
     gold = table.cell(retrain, target) if retrain else None
     if gold is None:
-        return Control(name, "holds" if cell.value > 0.1 else "fails", f"{said}: this is what there was to forget.")
+        known = cell.value < 0.9 if upwards(target) else cell.value > 0.1
+        return Control(name, "holds" if known else "fails", f"{said}: this is what there was to forget.")
     compared = f"{said}; the retrained model has {words.with_interval(gold)}"
     if cell.overlaps(gold):
         return Control(name, "fails", f"{compared}, and the intervals meet: there may have been nothing to forget.")

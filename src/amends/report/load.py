@@ -77,6 +77,11 @@ class RunData:
         return tuple(sorted({_seed(m.get("seed")) for m in self.measurements}))
 
     @property
+    def kind(self) -> str:
+        """`labels` where rows were told a class, `text` where they were asked."""
+        return str(mapping(self.manifest.get("data")).get("kind") or "text")
+
+    @property
     def roles(self) -> dict[str, int]:
         """How many rows each role of the data has."""
         roles = mapping(mapping(self.manifest.get("data")).get("roles"))

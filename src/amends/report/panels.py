@@ -48,9 +48,24 @@ def tradeoff(table: Table) -> Panel | None:
         return None
     names = [f"{words.metric(m)} ({words.DIRECTIONS.get(table.better(m), '')})" for m in (table.target, table.keeping)]
     note = "The retrained model is the place to be; a method that moves left without sinking forgets without collapse."
-    if table.the("retrain") is None:
+    if table.better(table.target) == "closer":
+        note = "The retrained model is the place to be: more of either is not better."
+    elif table.the("retrain") is None:
         note = "A method that moves left without sinking forgets without collapse."
     return Panel("Forgetting against keeping", note, figures.scatter(points, *names))
+
+
+def price(table: Table) -> Panel | None:
+    """The distance to the retrained model against what it took, if both were measured."""
+    points = []
+    for subject in table.subjects:
+        spent, gap = table.cost(subject, "seconds"), table.cell(subject, "disparity")
+        if spent is not None and gap is not None and table.kinds[subject] != "original":
+            points.append((subject, table.kinds[subject], spent, gap))
+    if len(points) < 2:
+        return None
+    note = "Lower left is better: closer to the retrained model in less time. Retraining is at 0, at its own price."
+    return Panel("Distance against time", note, figures.scatter(points, "seconds", f"disparity ({words.DIRECTIONS['lower']})"))
 
 
 def by_role(table: Table) -> list[tuple[str, list[Panel]]]:

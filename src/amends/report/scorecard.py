@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from amends.data.scope import HARD, ROLES, goes, roles_in, scope_of
+from amends.data.scope import HARD, HARD_QUESTIONS, ROLES, goes, roles_in, scope_of
 from amends.report import evidence, words
 from amends.report.evidence import CHEAP, HALF, KEPT, LITTLE
+from amends.report.load import RunData
 from amends.report.table import Cell, Table
 from amends.report.verdict import called
 
@@ -151,7 +152,7 @@ def _attacked(hit: evidence.Hit) -> tuple[str, Tone]:
 def effectiveness(table: Table, subject: str) -> tuple[Line, ...]:
     """What is left where most is left; a line more where no hard question was asked."""
     kind = table.kinds[subject]
-    hard = () if any(r in HARD for r in evidence.asked_roles(table)) else (missing("hard in scope"),)
+    hard = (missing("hard in scope"),) if hard_roles(table.run) and not _asked_hard(table) else ()
     found = evidence.left(table, subject)
     if kind == "original":
         return tuple(_plain_line(e.cell, "knows it", evidence.joined(e)) for e in found[:1]) or (missing(),)
@@ -174,13 +175,25 @@ def _gone(e: evidence.Left) -> tuple[str, Tone]:
         return "too few rows to tell", "open"
     if e.share > LITTLE:
         return "some is left", "open"
-    below = e.retrain is not None and e.cell.value < e.retrain.value and e.cell.overlaps(e.retrain) is False
-    return ("gone, below the retrained", "open") if below else ("little is left", "good")
+    up = evidence.upwards(e.metric)
+    apart = e.retrain is not None and e.cell.overlaps(e.retrain) is False
+    beyond = apart and e.retrain is not None and (e.cell.value > e.retrain.value if up else e.cell.value < e.retrain.value)
+    return (f"gone, {'above' if up else 'below'} the retrained", "open") if beyond else ("little is left", "good")
+
+
+def _asked_hard(table: Table) -> bool:
+    return any(r in HARD for r in evidence.asked_roles(table))
+
+
+def hard_roles(run: RunData) -> tuple[str, ...]:
+    """The hard roles that could be asked: of text all there are, of labelled rows those that the data has."""
+    return HARD_QUESTIONS if run.kind == "text" else tuple(r for r in HARD if r in run.roles)
 
 
 def locality(table: Table, subject: str) -> tuple[Line, ...]:
-    """One line for what is near and one for what is far."""
-    return tuple(_stayed(table, subject, scope) for scope in ("near", "far"))
+    """One line for what is near and one for what is far, which labelled rows have nothing of."""
+    far = table.run.kind == "text" or evidence.stayed(table, subject, "far")
+    return tuple(_stayed(table, subject, scope) for scope in (("near", "far") if far else ("near",)))
 
 
 def _stayed(table: Table, subject: str, scope: Literal["near", "far"]) -> Line:
@@ -247,7 +260,8 @@ def _notes(table: Table) -> list[str]:
     for names, scope in ((roles_in("in", "hard"), "In scope"), (roles_in("near", "far"), "Out of scope")):
         own = [r for r in asked if r not in names and (goes(r) if scope == "In scope" else r == "utility")]
         there = [words.plain(r) for r in (*names, *own) if r in asked]
-        wanted = HARD if scope == "In scope" else ("neighbour", "general")
+        out = ("neighbour", "general") if table.run.kind == "text" else ("test",)
+        wanted = hard_roles(table.run) if scope == "In scope" else out
         absent = [f"{words.plain(r)} ({ROLES[r].sentence})" for r in wanted if r not in asked and not _stands_in(r, asked)]
         said.append(
             f"{scope}, asked: {words.listed(there) or 'nothing'}." + (f" Not asked: {words.listed(absent)}." if absent else "")

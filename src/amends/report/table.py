@@ -17,12 +17,28 @@ from amends.report.load import Row, RunData, number
 
 _ROLES = (*roles_in("in", "hard"), "", "holdout", *roles_in("near", "far"))
 """The order of a reader: is it gone, got at in other ways too, in general; then what should have stayed."""
-_BASES = ("probability", "accuracy", "rouge", "utility", "forget_quality", "forget_distance")
+_BASES = (
+    "disparity",
+    "ua",
+    "asr",
+    "ra",
+    "ta",
+    "probability",
+    "accuracy",
+    "rouge",
+    "utility",
+    "forget_quality",
+    "forget_distance",
+)
 _IN_UNIT_RANGE = frozenset({
     *_BASES, "truth_ratio", "mia", "exact_memorisation", "extraction_strength", "repetition", "verbatim_memory",
-    "knowledge_memory", "harness",
+    "knowledge_memory", "harness", "mia_efficacy", "mia_privacy",
 })  # fmt: skip
 _KINDS = ("original", "retrain", "unlearned")
+KEPT_CLOSE = ("ra", "ta")
+"""Accuracies that point to the retrained model's, and of which losing is damage all the same."""
+MEMBERSHIP = ("mia", "mia_efficacy", "mia_privacy")
+"""Metrics whose second part is how the attack works, not a role."""
 HEADLINE = 7
 """How many metrics the headline table has at most."""
 
@@ -106,12 +122,12 @@ def role(metric: str) -> str:
     ('forget', '', '')
     """
     parts = metric.split(".")
-    return "" if base(metric) == "mia" or len(parts) < 2 else parts[1]
+    return "" if base(metric) in MEMBERSHIP or len(parts) < 2 else parts[1]
 
 
 def form(metric: str) -> str:
     """How it was asked or scored: `paraphrase` of `accuracy.forget.paraphrase`, `min_k` of `mia.min_k`; mostly empty."""
-    return ".".join(metric.split(".")[1 if base(metric) == "mia" else 2 :])
+    return ".".join(metric.split(".")[1 if base(metric) in MEMBERSHIP else 2 :])
 
 
 class Table:
@@ -152,6 +168,11 @@ class Table:
     def methods(self) -> tuple[str, ...]:
         """The unlearned subjects."""
         return tuple(s for s in self.subjects if self.kinds[s] not in ("original", "retrain"))
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """The subjects that nothing was done to: the row to beat, and no method."""
+        return frozenset(s.name for s in self.run.stages if s.raw.get("use") == "nothing")
 
     def the(self, kind: str) -> str | None:
         """The name of the original, or of the retrained model."""
@@ -199,9 +220,9 @@ class Table:
 
     @cached_property
     def keeping(self) -> str | None:
-        """The metric that locality is read from: neighbours first, then retain rows set aside, utility, the retain set."""
+        """The metric that locality is read from: neighbours, then rows set aside, utility, rows tested on, the retain set."""
         pool = sorted((m for m in self.metrics if self._higher(m)), key=_importance)
-        for wanted in ("neighbour", "retain_aside", "utility", "retain"):
+        for wanted in ("neighbour", "retain_aside", "utility", "test_retain", "test", "retain"):
             found = [m for m in pool if role(m) == wanted or m == wanted]
             if found:
                 return found[0]
@@ -212,7 +233,7 @@ class Table:
         return next((c.better for s in self.subjects if (c := self.cell(s, metric))), "lower")
 
     def _higher(self, metric: str) -> bool:
-        return self.better(metric) == "higher"
+        return self.better(metric) == "higher" or base(metric) in KEPT_CLOSE
 
     def suppression(self, subject: str) -> str:
         """What keeps a model's answers back while its weights are unchanged, in the run's own words; mostly empty."""
@@ -234,7 +255,12 @@ def _reading_order(metric: str) -> tuple[int, str, int, str]:
 
 
 def _importance(metric: str) -> tuple[bool, int, int, str]:
-    return bool(form(metric)) and base(metric) != "mia", _place(_BASES, base(metric)), _place(_ROLES, role(metric)), metric
+    return (
+        bool(form(metric)) and base(metric) not in MEMBERSHIP,
+        _place(_BASES, base(metric)),
+        _place(_ROLES, role(metric)),
+        metric,
+    )
 
 
 def _kind(metric: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from amends.data.scope import HARD
 from amends.report import words
-from amends.report.evidence import LITTLE, joined, left
+from amends.report.evidence import LITTLE, joined, left, upwards
 from amends.report.load import RunData
 from amends.report.table import Cell, Table, role
 
@@ -26,8 +26,14 @@ _ATTACKS = {
     "probe": "a probe of an inner layer", "probe-50": "a probe at half the depth",
     "logit_lens": "the logit lens", "logit_lens-75": "the logit lens at three quarters of the depth",
 }  # fmt: skip
-_OWNERS = {"neighbour": "the neighbours", "retain_aside": "the retain rows set aside", "retain": "the retain set"}
-_SEVERAL = ("the neighbours", "the retain rows set aside")
+_OWNERS = {
+    "test": "the test rows",
+    "test_retain": "the untouched test rows",
+    "neighbour": "the neighbours",
+    "retain_aside": "the retain rows set aside",
+    "retain": "the retain set",
+}
+_SEVERAL = ("the test rows", "the untouched test rows", "the neighbours", "the retain rows set aside")
 _STATES = {
     "failed": "The run failed",
     "cancelled": "The run was cancelled",
@@ -99,13 +105,21 @@ def verdict(run: RunData, table: Table) -> Verdict:
     others = tuple(s for m, s in sentences.items() if m != best)
     if not others:
         return Verdict(sentences[best], (), trouble)
+    if _measured(table):
+        return Verdict(_closest(table, best) + sentences[best].removeprefix(best), others, trouble)
     lead = f"Of {len(sentences)} methods, {best} forgets most while keeping at least {words.share(KEPT)} of {what}"
     return Verdict(lead + sentences[best].removeprefix(best), others, trouble)
 
 
 def method_sentence(table: Table, method: str) -> str:
     """`npo: forget probability 0.81 -> 0.04, the neighbours kept 94 % of their probability, relearning brings back 62 %.`"""
-    parts = [_forgot(table, method), _hard(table, method), _kept(table, method), _came_back(table, method)]
+    parts = [
+        _distance(table, method),
+        _forgot(table, method),
+        _hard(table, method),
+        _kept(table, method),
+        _came_back(table, method),
+    ]
     said = ", ".join(p for p in parts if p)
     held = suppressed(table, method)
     also = f" {held}" if held else ""
@@ -170,7 +184,35 @@ def _trouble(run: RunData) -> str:
     return f"{state}{f': {error}' if error else ''}. Whatever it wrote before is shown below."
 
 
+def _measured(table: Table) -> bool:
+    """Whether the models' distance to the retrained one was measured, which then decides."""
+    return table.the("retrain") is not None and any(table.cell(m, "disparity") for m in table.methods)
+
+
+def _closest(table: Table, best: str) -> str:
+    original = table.cell(str(table.the("original")), "disparity")
+    now = table.cell(best, "disparity")
+    tried = [m for m in table.methods if m not in table.idle]
+    if original is not None and now is not None and now.value >= original.value:
+        return f"None of {len(tried)} methods is closer to the retrained model than doing nothing; {best} is the closest"
+    if original is not None and now is not None and now.overlaps(original):
+        told = "can be told from doing nothing by its distance to the retrained model"
+        return f"None of {len(tried)} methods {told}; nearest is {best}"
+    return f"Of {len(tried)} methods, {best} is the closest to the retrained model"
+
+
+def _distance(table: Table, method: str) -> str:
+    now, original = table.cell(method, "disparity"), table.the("original")
+    start = table.cell(original, "disparity") if original else None
+    if now is None:
+        return ""
+    return f"disparity {words.with_interval(now)}" + (f" (doing nothing: {words.number(start.value)})" if start else "")
+
+
 def _best(table: Table) -> str | None:
+    if _measured(table):
+        gaps = {m: c.value for m in table.methods if m not in table.idle and (c := table.cell(m, "disparity"))}
+        return min(gaps, key=gaps.__getitem__) if gaps else None
     target = table.target
     if target is None:
         return None
@@ -195,6 +237,9 @@ def _hard(table: Table, method: str) -> str:
     worst = next((e for e in left(table, method) if e.role in HARD and e.share > LITTLE), None)
     if worst is None:
         return ""
+    if upwards(worst.metric):
+        gold = words.number(worst.retrain.value) if worst.retrain else "1"
+        return f"but {joined(worst)} is only {words.number(worst.cell.value)} of {gold}"
     return f"but {joined(worst)} is still {words.number(worst.cell.value)} of {words.number(worst.original.value)}"
 
 

@@ -11,7 +11,9 @@ from amends.report.table import Cell, base, form, role
 NONE = "\N{EN DASH}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "closer": "\N{LEFT RIGHT ARROW}"}
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "closer": "closer to the retrained model is better"}
-_NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L", "privleak": "PrivLeak", "harness": "benchmark score"}
+_PAPERS = {"ua": "UA", "ra": "RA", "ta": "TA", "asr": "ASR", "mia_efficacy": "MIA-efficacy", "mia_privacy": "MIA-privacy"}
+"""As the papers on classifiers write them."""
+_NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L", "privleak": "PrivLeak", "harness": "benchmark score", **_PAPERS}
 KINDS = {"original": "before unlearning", "retrain": "retrained without the forget set", "unlearned": ""}
 
 

@@ -59,6 +59,8 @@ class StageEntry:
     start: str | None
     kind: Kind
     once: bool
+    against: str | None = None
+    """The stage that this one's reference metrics compare with; None for the recipe's."""
 
 
 @spec
@@ -233,6 +235,7 @@ def _stages(tree: Any) -> tuple[StageEntry, ...]:
             raise UserError(f"{at}: expected a mapping with `use:`, got {values!r}")
         rest = dict(values)
         start, once, kind = rest.pop("from", None), rest.pop("once", False), rest.pop("kind", None)
+        against = rest.pop("against", None)
         maker = build_use("stages", rest, at)
         _check_start(at, maker, start, entries)
         kind = (name if name in ("original", "retrain") else "unlearned") if kind is None else kind
@@ -242,7 +245,7 @@ def _stages(tree: Any) -> tuple[StageEntry, ...]:
             raise UserError(f"{at}.once: expected true or false, got {once!r}")
         if once and start is not None and not entries[start].once:
             raise UserError(f"{at}.once: its start, {start!r}, is made anew for each seed: set `once` there, too")
-        entries[name] = StageEntry(name, maker, str(rest["use"]), start, kind, once)
+        entries[name] = StageEntry(name, maker, str(rest["use"]), start, kind, once, against)
     return tuple(entries.values())
 
 
@@ -266,6 +269,11 @@ def _check_names(recipe: Recipe) -> None:
             raise UserError(f"{key}: {twice} stands twice; results are kept by this name")
     if against is not None and against not in stages:
         raise UserError(f"against: no stage is called {against!r}{nearest(against, stages)}")
+    for stage in recipe.stages:
+        if stage.against is not None and stage.against not in stages:
+            raise UserError(
+                f"stages.{stage.name}.against: no stage is called {stage.against!r}{nearest(str(stage.against), stages)}"
+            )
     if against is None and "retrain" not in stages:
         for i, metric in enumerate(recipe.measure):
             if getattr(metric, "needs_reference", False):

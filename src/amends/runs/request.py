@@ -12,7 +12,7 @@ from typing import Any
 from amends.core import catalog
 from amends.core.errors import UserError
 from amends.core.types import Sample
-from amends.data.scope import HARD
+from amends.data.scope import HARD_QUESTIONS
 from amends.data.text import read_rows
 from amends.data.text import resolve as resolve_path
 from amends.runs.methods import Method, find_method
@@ -131,7 +131,7 @@ class Request:
 
     def _hard(self) -> dict[str, Path]:
         """The files with other ways to ask for the same facts, by the agreed names of their roles."""
-        return {role: path for role in HARD if (path := getattr(self, role)) is not None}
+        return {role: path for role in HARD_QUESTIONS if (path := getattr(self, role)) is not None}
 
     def _roles(self) -> tuple[str, ...]:
         kept = ("retain",) if self.retain is None else ("retain_aside",)

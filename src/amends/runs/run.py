@@ -22,8 +22,9 @@ from amends.core import catalog, fingerprint
 from amends.core.errors import UserError
 from amends.core.types import Measurement
 from amends.data.bundle import Bundle
+from amends.engine.guards import every_kth
 from amends.engine.parallel import Parallel
-from amends.metrics.evaluation import Evaluation
+from amends.metrics.evaluation import Evaluation, name_of
 from amends.metrics.recovered import recovered
 from amends.runs import console, track
 from amends.runs.claims import UNSEEN, quantity
@@ -39,6 +40,9 @@ from amends.runs.stages import (
     start_over,
     weights_print,
 )  # fmt: skip
+
+MOST_TOLD = 24
+"""Labelled rows of a role whose classes the report shows, spread evenly."""
 
 
 def choose_folder(resolved: Resolved, root: Path, fresh: bool) -> Path:
@@ -127,7 +131,8 @@ class _Run:
         recipe.check_data(data)
         self.data, self.data_print = data, data.fingerprint()
         sizes = {role: len(rows) for role, rows in data.roles.items()}
-        self.record.update(data={"fingerprint": self.data_print, "roles": sizes, "notes": list(data.notes)})
+        kind = {"kind": "labels", "classes": list(data.classes)} if data.labelled else {}
+        self.record.update(data={"fingerprint": self.data_print, "roles": sizes, "notes": list(data.notes), **kind})
         if seed == recipe.seeds[0]:
             for note in data.notes:
                 self._say(note)
@@ -242,6 +247,7 @@ class _Run:
                 "method": describe_method(stage), "seconds": done.seconds, "peak_bytes": done.peak_bytes, "steps": done.steps,
                 "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
                 **({"suppression": done.suppression} if done.suppression else {}),
+                **({"against": stage.against} if stage.against else {}),
             }
         )  # fmt: skip
         self.record.update(stages=self.stages)
@@ -279,11 +285,12 @@ class _Run:
     def _keep_answers(self, name: str, seed: int, evaluation: Evaluation) -> None:
         if seed != self.resolved.recipe.seeds[0]:
             return
-        known = evaluation.known_answers()
+        shown = [row for r in self.resolved.recipe.reading.show for row in every_kth(self.data.roles.get(r, ()), MOST_TOLD)]
+        known = evaluation.known_answers() or evaluation.told(shown)
         for role in self.resolved.recipe.reading.show:
             for sample in self.data.roles.get(role, ()):
                 if sample.id in known:
-                    row = self.answers.setdefault((role, sample.id), _shown(role, sample))
+                    row = self.answers.setdefault((role, sample.id), _shown(role, sample, self.data.classes))
                     row["answers"][name] = known[sample.id]
 
     def _label(self, stage: StageEntry, seed: int) -> str:
@@ -293,7 +300,7 @@ class _Run:
         recipe = self.resolved.recipe
         if stage.once and seed != recipe.seeds[0]:
             return
-        against = self.readings.get(recipe.against or "retrain")
+        against = self.readings.get(stage.against or recipe.against or "retrain")
         for metric in recipe.measure:
             self._keep(metric.measure(self.readings[stage.name], against), stage.name, seed, None)
 
@@ -397,7 +404,11 @@ def describe_method(stage: StageEntry) -> str:
     return text + (" with LoRA" if getattr(stage.maker, "lora", None) else "")
 
 
-def _shown(role: str, sample: Any) -> dict[str, Any]:
+def _shown(role: str, sample: Any, classes: Sequence[str]) -> dict[str, Any]:
+    if "label" in sample.data and "question" not in sample.data:
+        asked = sample.data.get("text", f"What is {sample.id}?")
+        label = sample.data["label"]
+        return {"role": role, "id": sample.id, "question": asked, "expected": name_of(label, classes), "answers": {}}
     asked = sample.data.get("question", sample.data.get("prompt", ""))
     expected = sample.data.get("answer", sample.data.get("text", ""))
     row: dict[str, Any] = {"role": role, "id": sample.id, "question": asked, "expected": expected, "answers": {}}

@@ -140,7 +140,7 @@ def load_reading(evaluation: Evaluation, path: Path, key: str) -> bool:
 
 
 def _columns(tokens: Tokens) -> Mapping[str, Any]:
-    return {k: v for k in ("logp", "hit", "mean", "std") if (v := getattr(tokens, k)) is not None}
+    return {k: v for k in ("logp", "hit", "mean", "std", "classes") if (v := getattr(tokens, k)) is not None}
 
 
 def weights_print(subject: Any) -> str:

@@ -21,6 +21,7 @@ class Shell(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training  # a model in evaluation mode stays in it
 
     def forward(self, *inputs: Any, until: float | None = None) -> Tensor:
         """The model's output, or that of block `until`."""
@@ -30,7 +31,7 @@ class Shell(nn.Module):
         """The output of block `at` in a forward that ends there."""
 
         def stop(_: nn.Module, __: Any, output: Any) -> None:
-            raise _Reached(output[0] if isinstance(output, tuple) else output)
+            raise _Reached(output if isinstance(output, Tensor) else output[0])  # a tuple, or what a library wraps one in
 
         hook = block(self.model, at).register_forward_hook(stop)
         try:
@@ -51,13 +52,16 @@ class _Reached(Exception):
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The longest list of modules of one class (a transformer's layers); else every child that has weights, in order.
 
-    A list of one counts where the model's own configuration says that it has one layer.
+    A list of one counts where the model's own configuration says that it has one layer. A module around a single one with
+    weights (a normalisation in front of a network) is looked into.
     """
     least = 1 if getattr(getattr(model, "config", None), "num_hidden_layers", None) == 1 else 2
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) >= least and len({type(x) for x in m}) == 1]
     if lists:
         return list(max(lists, key=len))
-    return [child for child in model.children() if any(True for _ in child.parameters())]
+    found = [child for child in model.children() if any(True for _ in child.parameters())]
+    inner = blocks(found[0]) if len(found) == 1 else []
+    return inner or found
 
 
 def block(model: nn.Module, at: float) -> nn.Module:
