@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from amends.core.errors import UserError, nearest
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import spec
 
 
@@ -28,8 +28,8 @@ class Freeze:
             if not chosen:
                 p.requires_grad_(False)
 
-    def grads(self, params: Params, state: None) -> None:
+    def grads(self, params: Params, state: None, step: Step) -> None:
         """Leaves the gradients alone."""
 
-    def weights(self, params: Params, state: None) -> None:
+    def weights(self, params: Params, state: None, step: Step) -> None:
         """Leaves the weights alone."""

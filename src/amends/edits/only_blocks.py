@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from amends.core.errors import UserError
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import Fraction, Natural, spec
 from amends.subjects.blocks import blocks, place
 
@@ -38,8 +38,8 @@ class OnlyBlocks:
             if name not in chosen:
                 p.requires_grad_(False)
 
-    def grads(self, params: Params, state: None) -> None:
+    def grads(self, params: Params, state: None, step: Step) -> None:
         """Leaves the gradients alone."""
 
-    def weights(self, params: Params, state: None) -> None:
+    def weights(self, params: Params, state: None, step: Step) -> None:
         """Leaves the weights alone."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from amends.core import catalog, fingerprint
 from amends.core.errors import UserError, nearest
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import Part, spec
 from amends.edits import quantile
 from amends.edits.mask_file import Mask, packed
@@ -68,7 +68,7 @@ class WeightMask:
             mask.save(start.run.folder, key)
         return _state(mask, params)
 
-    def grads(self, params: Params, state: State) -> State:
+    def grads(self, params: Params, state: State, step: Step) -> State:
         """Zeroes the gradients of frozen weights; before the first step it notes what those weights are."""
         for name, p in params.items():
             if name in state and p.grad is not None:
@@ -80,7 +80,7 @@ class WeightMask:
         }
 
     @torch.no_grad()
-    def weights(self, params: Params, state: State) -> State:
+    def weights(self, params: Params, state: State, step: Step) -> State:
         """Puts frozen weights back, whatever the optimiser did to them."""
         for name, p in params.items():
             if name in state:

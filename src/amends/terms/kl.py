@@ -3,16 +3,21 @@
 KL(p_ref || p_theta) at each supervised position, averaged over those positions (arXiv 2401.06121, the KL baseline).
 open-unlearning's released code averages over prompt and padding as well, which dilutes the term by the share of
 padding in the batch; that is not offered.
+
+With `temperature` T both predictions are softened first and the result is multiplied by T^2, as in distillation: SCRUB's
+and bad teaching's divergence on classifiers. Released code of the latter takes the mean over classes as well, which is
+this one divided by their number.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from amends.core.protocols import Need, View
-from amends.core.spec import spec
+from amends.core.spec import Positive, spec
 from amends.core.types import Mean, Role
-from amends.subjects.distributions import row_sums
+from amends.subjects.distributions import Categorical, classes, row_sums
 
 
 @spec
@@ -23,9 +28,18 @@ class KL:
     per: ClassVar = "token"
     role: Role = "retain"
     """Where the model must stay what it was."""
+    temperature: Positive = 1.0
+    """Softens both predictions; 1 in language models, 4 in SCRUB."""
 
     def __call__(self, view: View) -> Mean:
-        """sum_t KL(p_ref || p_theta) over supervised tokens."""
+        """T^2 sum_t KL(p_ref || p_theta) over supervised tokens."""
+        if self.temperature != 1:
+            mine, start = self._soft(classes(view.policy)), self._soft(classes(view.reference))
+            kl_N = self.temperature**2 * start.kl(mine)
+            return Mean(row_sums(kl_N, mine.row_N, len(view.policy.n_B)), view.policy.n_B)
         mine, start = view.policy.dist, view.reference.dist
         assert mine is not None and start is not None
         return Mean(row_sums(start.kl(mine), mine.row_N, len(view.policy.n_B)), view.policy.n_B)
+
+    def _soft(self, dist: Categorical) -> Categorical:
+        return replace(dist, logits_NV=dist.logits_NV / self.temperature)
