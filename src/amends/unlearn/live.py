@@ -12,7 +12,7 @@ from torch import Tensor
 from amends.core.errors import UserError
 from amends.core.protocols import Context, Params, Start
 from amends.data.bundle import Bundle
-from amends.edits.weight_mask import WeightMask
+from amends.edits.weight_mask import Held, WeightMask
 from amends.engine.parallel import Parallel
 
 
@@ -30,7 +30,7 @@ class Live:
         params = dict(subject.module.named_parameters())
         if mask is None:
             return Live({n: p for n, p in params.items() if p.requires_grad}, {})
-        if not isinstance(mask, WeightMask):
+        if not isinstance(mask, (WeightMask, Held)):
             raise UserError(f"mask: expected weight_mask, and this is {type(mask).__name__.lower()}: it has nothing to hold")
         before = {n: p.requires_grad for n, p in params.items()}
         try:
