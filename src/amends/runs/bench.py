@@ -1,8 +1,9 @@
 """A bench: one recipe with a place in it, into which each method preset is put as one stage.
 
-The file is a recipe (data, subject, original, retrained model, measurements, attacks) with four keys of its own. `stage`
+The file is a recipe (data, subject, original, retrained model, measurements, attacks) with five keys of its own. `stage`
 is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
-which two measurements methods are put in order; `steps` cuts every method short, for smoke runs. A method's own stage
+which two measurements methods are put in order; `steps` cuts every method short, for smoke runs; `for` names the kind of
+model, language where it is left out, and so which presets there are. A method's own stage
 is, in this order: the length and learning rate of its preset, `stage`, the preset's parts, its `settings`, `steps`.
 An attack with `if_installed: MODULE` is left out, and named, where the module is missing.
 """
@@ -20,10 +21,10 @@ from amends.core import catalog, fingerprint
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Fraction, build, spec
 from amends.runs import overrides as layers
-from amends.runs.methods import Method, find_method, packaged_methods
+from amends.runs.methods import KINDS, Method, find_method, packaged_methods
 from amends.runs.recipe import Recipe, Resolved, build_recipe, read
 
-OWN = ("stage", "settings", "rank", "steps")
+OWN = ("stage", "settings", "rank", "steps", "for")
 """Keys of a bench that a recipe has not."""
 REFERENCES = "references"
 """The run that makes the original and the retrained model, before the methods' own."""
@@ -55,6 +56,8 @@ class Bench:
     steps: int | None
     notes: tuple[str, ...]
     """What was left out, and why."""
+    kind: str = "language"
+    """The kind of model."""
 
     @property
     def print(self) -> str:
@@ -78,7 +81,7 @@ class Bench:
         use = method.stage["use"]
         takes = {field.name for field in fields(catalog.find("stages", use, f"methods.{method.name}.use").load())}
         common = {k: v for k, v in self.stage.items() if k in takes}
-        optim = {"use": "adamw", "lr": method.lr["full"], **common.pop("optim", {})}
+        optim = {"use": "adamw", "lr": method.rate(self.kind), **common.pop("optim", {})}
         length = {} if {"steps", "epochs"} & set(common) else {"epochs": method.epochs}
         first = {k: v for k, v in {**length, "optim": optim}.items() if k in takes}
         tree = {"use": use, "from": "original", **first, **common, **method.stage}
@@ -151,8 +154,9 @@ def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Pl
         num_seeds: seeds 0, 1, ... of every method.
     """
     seeds = tuple(range(num_seeds))
-    known = packaged_methods()
-    chosen = list(known.values()) if list(methods) == ["all"] else [find_method(name) for name in dict.fromkeys(methods)]
+    known = packaged_methods(bench.kind)
+    every = list(methods) == ["all"]
+    chosen = list(known.values()) if every else [find_method(name, bench.kind) for name in dict.fromkeys(methods)]
     references = bench.references(seeds)
     data = references.recipe.data.load(seeds[0])
     references.recipe.check_data(data)
@@ -188,18 +192,21 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
     for key in ("stage", "rank"):
         if not isinstance(own[key], Mapping):
             raise UserError(f"{what}: {key}: a bench needs it, as a mapping of keys")
-    settings = own["settings"] or {}
+    settings, kind = own["settings"] or {}, own["for"] or "language"
+    if kind not in KINDS:
+        raise UserError(f"{what}: for: expected one of {', '.join(KINDS)}, got {kind!r}")
     for name, values in settings.items():
         if not isinstance(values, Mapping):
             raise UserError(f"{what}: settings.{name}: expected a mapping of keys, such as {{lr: 1e-4, epochs: 10}}")
-    unknown = next((name for name in settings if name not in packaged_methods()), None)
+    known = packaged_methods(kind)
+    unknown = next((name for name in settings if name not in known), None)
     if unknown is not None:
-        raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, packaged_methods())}")
+        raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, known)}")
     if own["steps"] is not None and (not isinstance(own["steps"], int) or own["steps"] < 1):
         raise UserError(f"{what}: steps: expected a number of steps, got {own['steps']!r}")
     attacks, notes = _installed(tree.get("attack") or ())
     name, rank = str(tree.pop("name")), build(Rank, own["rank"], "rank")
-    bench = Bench(name, profile, {**tree, "attack": attacks}, own["stage"], settings, rank, own["steps"], notes)
+    bench = Bench(name, profile, {**tree, "attack": attacks}, own["stage"], settings, rank, own["steps"], notes, kind)
     _check_rank(bench.references((0,)).recipe, bench.rank)
     return bench
 
