@@ -28,10 +28,10 @@ VARIANTS: dict[str, dict[str, Any]] = {"npo:logits": {"inside": "logits"}, "simn
 """Settings that make a term ask for something else: they must keep the same promises."""
 TERMS = [*(entry.name for entry in catalog.list_kind("terms")), *VARIANTS]
 EDITS = [entry.name for entry in catalog.list_kind("edits")]
-UNBOUNDED = {"ascent"}
+UNBOUNDED = {"ascent", "ugradsl"}
 WEIGHED = {"wga", "satimp"}
 """Their weights are held constant, so their value is no measure of progress: what they raise is the NLL."""
-WRAPPERS = {"constraint"}
+WRAPPERS = {"constraint", "during"}
 KINDS = ("causal_lm", "classifier", "denoiser")
 REACHED = {
     "causal_lm": ("model.embed_tokens.", "model.layers.0."), "classifier": ("0.",), "denoiser": ("told.",),

@@ -16,7 +16,7 @@ import amends
 from amends.core import catalog
 from amends.core.protocols import Need
 from amends.core.spec import build_use
-from amends.runs.methods import packaged_methods
+from amends.runs.methods import KINDS, packaged_methods
 
 PACKAGE = Path(str(amends.__file__)).parent
 ROOT = PACKAGE.parents[1]
@@ -81,8 +81,8 @@ def test_banned_names_stand_nowhere_but_where_they_may(banned: str) -> None:
 def test_torchs_own_stream_is_set_only_where_it_is_put_back() -> None:
     """`torch.manual_seed` is global; dropout and initialisation draw from it, so it is forked around each use."""
     found = {file for file, tree in TREES.items() if offences(tree, "torch.manual_seed")}
-    drawing = {"subjects/image_classifier.py", "subjects/text_classifier.py", "subjects/lora.py", "subjects/tiny.py"}
-    assert found == {"engine/fit.py", "unlearn/logit_difference.py", *drawing}
+    drawing = {"image_classifier", "text_classifier", "fresh", "lora", "tiny"}
+    assert found == {"engine/fit.py", "unlearn/logit_difference.py", *(f"subjects/{name}.py" for name in drawing)}
     for file in found:
         for node in ast.walk(TREES[file]):
             if isinstance(node, ast.FunctionDef) and offences(node, "torch.manual_seed"):
@@ -144,19 +144,22 @@ def test_recipes_hold_no_python() -> None:
 
 def test_every_packaged_method_builds_and_its_terms_exist() -> None:
     files = sorted((PACKAGE / "recipes" / "methods").glob("*.yaml"))
-    methods = packaged_methods()
+    methods = packaged_methods(None)
     assert len(methods) == len(files) >= 8
     assert {"npo", "simnpo", "graddiff", "ascent", "dpo", "idk"} <= set(methods)
     terms = {entry.name for entry in catalog.list_kind("terms")}
     for name, method in methods.items():
         built = [build_use("terms", term, f"{name}.{i}") for i, term in enumerate(method.objective)]
         assert {term["use"] for term in method.objective} <= terms
-        assert not built or built[0].term.role == "forget"
+        assert not built or built[0].term.role == "forget" or "language" not in method.kinds
+        assert method.kinds and set(method.kinds) <= set(KINDS)
         assert method.needs == sorted({str(need) for w in built for need in w.term.needs})
         assert set(method.needs) <= {str(need) for need in Need}
         stage = catalog.find("stages", method.stage["use"], name).load()
         takes = {field.name for field in dataclasses.fields(stage)}
-        assert set(method.lr) == ({"full", "lora"} if "lora" in takes else {"full"})
+        of_language = {"full", "lora"} if "lora" in takes else {"full"}
+        several = {"classifier"} if len(method.kinds) > 1 else set()
+        assert set(method.lr) == (of_language if "language" in method.kinds else {"full"}) | several
         assert 0 < method.lr["full"] < method.lr.get("lora", math.inf)
         assert method.epochs >= 1
         assert method.summary

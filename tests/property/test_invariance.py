@@ -29,7 +29,7 @@ from amends.terms.rmu import RMU
 from amends.terms.undial import UNDIAL
 from amends.terms.wga import WGA
 
-WRAPPERS = {"constraint"}
+WRAPPERS = {"constraint", "during"}
 """Terms without a role of their own."""
 TERMS = [
     *(entry.load()(role="forget") for entry in catalog.list_kind("terms") if entry.name not in WRAPPERS),

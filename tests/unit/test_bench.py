@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -414,15 +415,33 @@ def test_the_cost_is_what_the_engine_does(monkeypatch: pytest.MonkeyPatch, lm_wo
 def test_listings_show_cost_and_recipe(amends: Amends) -> None:
     code, out, _ = amends("methods", "--json")
     rows = {row["method"]: row for row in json.loads(out)}
-    assert code == 0 and set(rows) == set(packaged_methods())
+    assert code == 0 and set(rows) == set(packaged_methods(None))
     assert rows["npo"]["cost"] == "2 forwards + 2 backwards a step (2 x fine-tuning); once: 1 pass over the forget rows"
     assert (rows["npo-kl"]["forwards"], rows["npo-kl"]["backwards"], rows["npo-kl"]["copies"]) == (4, 2, 1)
     for row in rows.values():
         kind, _, name = row["recipe"].rpartition(" ")
-        assert name in (benches() if kind == "bench" else packaged())
+        assert name in (benches() if kind == "bench" else packaged()) or (row["for"] == "classifier" and not name)
     assert rows["ascent"]["recipe"] == "tofu-small"
     _, text, _ = amends("methods")
-    assert text.splitlines()[0].split() == ["method", "paper", "needs", "cost", "recipe", "what"]
+    assert text.splitlines()[0].split() == ["method", "for", "paper", "needs", "cost", "recipe", "what"]
+
+
+def test_a_bench_takes_only_methods_for_its_kind_of_model(file: Path, tmp_path: Path) -> None:
+    of_language, of_classifiers = set(packaged_methods()), set(packaged_methods("classifier"))
+    assert {"npo", "ascent", "graddiff"} == of_language & of_classifiers and {"salun", "l1-sparse", "scrub"} <= of_classifiers
+    bench = load(str(file))
+    assert {e.method.name for e in plan(bench, ["all"], 1, tmp_path).entries} == of_language
+    with pytest.raises(UserError, match="--method salun: it is for classifier models, and this is a language model"):
+        plan(bench, ["salun"], 1, tmp_path)
+    with pytest.raises(UserError, match="--method rmu: it is for language models, and this is a classifier model"):
+        find_method("rmu", "classifier")
+    other = replace(bench, kind="classifier")
+    assert (
+        other.stage_of(find_method("ascent", "classifier"))["optim"]["lr"] == find_method("ascent").rate("classifier") == 1e-3
+    )
+    assert find_method("ascent").rate("language") == find_method("ascent").lr["full"]
+    with pytest.raises(UserError, match="for: expected one of language, classifier, got 'clasifier'"):
+        load(str(file), None, ["for=clasifier"])
 
 
 def test_a_preset_may_name_its_recipe() -> None:

@@ -104,7 +104,7 @@ def test_listings_are_json_on_request(amends: Amends, tmp_path: Path) -> None:
     rows = json.loads(amends("recipes", "--json").out)
     assert {row["recipe"] for row in rows} == set(packaged())
     assert all(Path(row["path"]).is_file() for row in rows)
-    assert {row["method"] for row in json.loads(amends("methods", "--json").out)} == set(packaged_methods())
+    assert {row["method"] for row in json.loads(amends("methods", "--json").out)} == set(packaged_methods(None))
     found = json.loads(amends("doctor", "--json").out)
     assert {"torch", "device", "cores", "free disk"} <= {row["what"] for row in found}
     assert json.loads(amends("runs", "--runs", tmp_path, "--json").out) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from amends.core.errors import UserError
 from amends.core.types import Role, Sample
@@ -18,8 +19,16 @@ def asking(data: Bundle, role: Role, use: str, keys: Sequence[str] = ("question"
     return data[role]
 
 
-def with_alternatives(data: Bundle, role: Role, answers: Mapping[str, Sequence[str]]) -> Bundle:
-    """The role's rows once for each of their other answers, as `id/alt-k`, with that answer as the alternative."""
+def labelled(data: Bundle, role: Role, use: str) -> tuple[Sample, ...]:
+    """The rows of a role; raises UserError unless each has a class."""
+    for row in data[role]:
+        if "label" not in row.data:
+            raise UserError(f"{use}: row {row.id} of '{role}' has no label: it needs rows that have a class")
+    return data[role]
+
+
+def with_alternatives(data: Bundle, role: Role, answers: Mapping[str, Sequence[Any]], key: str = "answer") -> Bundle:
+    """The role's rows once for each of their other answers, as `id/alt-k`, with that answer (or label) as the alternative."""
     copies = [(row.with_(f"alt-{k}"), text) for row in data[role] for k, text in enumerate(answers[row.id])]
-    others = {copy.id: copy.with_("other", answer=text) for copy, text in copies}
+    others = {copy.id: copy.with_("other", **{key: text}) for copy, text in copies}
     return replace(data.with_role(role, [copy for copy, _ in copies]), alternatives={**data.alternatives, **others})

@@ -38,7 +38,7 @@ def methods(
     kind: Annotated[str, typer.Argument(help="methods, or a kind of part: " + ", ".join(catalog.PLACES))] = "methods",
     as_json: Json = False, plugin: Plugins = None,
 ) -> None:  # fmt: skip
-    """Methods for `amends unlearn`, or the parts that a recipe may use."""
+    """Methods for `amends unlearn` (language models) and benches, or the parts that a recipe may use."""
     add_plugins(plugin)
     if kind == "methods":
         _print([{k: v for k, v in row.items() if as_json or k in _SHOWN} for row in _methods()], list(_SHOWN), as_json)
@@ -53,7 +53,7 @@ def methods(
     _print(rows, ["use", "what"], as_json)
 
 
-_SHOWN = ("method", "paper", "needs", "cost", "recipe", "what")
+_SHOWN = ("method", "for", "paper", "needs", "cost", "recipe", "what")
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -61,14 +61,14 @@ def _methods() -> list[dict[str, Any]]:
     from amends.runs.methods import packaged_methods
 
     rows = []
-    for m in packaged_methods().values():
+    for m in packaged_methods(None).values():
         cost = cost_of(m)
         numbers = {"forwards": cost.forwards, "backwards": cost.backwards, "copies": cost.copies} if cost else {}
         words = cost.words if cost else f"the stage {m.stage['use']} has a loop of its own"
         rows.append(
             {
-                "method": m.name, "paper": m.arxiv, "needs": ", ".join(m.needs) or "-", "cost": words,
-                "recipe": recipe_of(m), "what": m.summary, **numbers,
+                "method": m.name, "for": ", ".join(m.kinds), "paper": m.arxiv, "needs": ", ".join(m.needs) or "-",
+                "cost": words, "recipe": recipe_of(m), "what": m.summary, **numbers,
             }
         )  # fmt: skip
     return rows
@@ -149,6 +149,6 @@ def _check_benches() -> list[dict[str, Any]]:
     for name, path in benches().items():
         for profile in [None, *(read(path).get("profiles") or {})]:
             bench = load(name, profile)
-            stages = [len(bench.recipe(method, (0,)).recipe.stages) for method in packaged_methods().values()]
+            stages = [len(bench.recipe(method, (0,)).recipe.stages) for method in packaged_methods(bench.kind).values()]
             rows.append({"recipe": f"bench {name}", "profile": profile or "-", "hash": bench.print, "stages": sum(stages)})
     return rows

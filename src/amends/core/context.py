@@ -19,6 +19,45 @@ class _Silent:
         """Shows nothing."""
 
 
+@dataclass(frozen=True)
+class Inside:
+    """A part of a run's work with a folder of its own, so that its checkpoints are not another part's."""
+
+    run: Any
+    name: str
+
+    @property
+    def seed(self) -> int:
+        """The run's."""
+        return self.run.seed
+
+    @property
+    def folder(self) -> Path | None:
+        """A folder in the run's, or None where that has none."""
+        if self.run.folder is None:
+            return None
+        path = self.run.folder / self.name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def rng(self, *names: object) -> torch.Generator:
+        """The run's streams: equal names draw equal choices in each part."""
+        return self.run.rng(*names)
+
+    def log(self, **values: Any) -> None:
+        """The run's log, with the part's name."""
+        inner = values.pop("part", None)
+        self.run.log(part=f"{self.name}/{inner}" if inner else self.name, **values)
+
+    def say(self, text: str) -> None:
+        """The run's, with the part's name."""
+        self.run.say(f"{self.name}: {text}")
+
+    def progress(self, label: str, total: int) -> Any:
+        """The run's."""
+        return self.run.progress(f"{self.name}: {label}", total)
+
+
 @dataclass
 class Memory:
     """Logs into lists; `folder` switches checkpoints on."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from amends.core.types import Batch, Better, Encoded, Hidden, Likelihood, Mean, Measurement, Role, Sample
 
@@ -37,6 +37,8 @@ class Need(StrEnum):
     """Activations inside the policy, at a block that the term names: a forward that stops there."""
     REFERENCE_HIDDEN = "reference_hidden"
     """The same activations of the start model."""
+    BESIDE = "beside"
+    """Rows of another role in the same step, which the term names as `beside`: a forward of them without gradient."""
     CLASSES = "classes"
     """A prediction over words or classes; a denoiser's has none."""
 
@@ -114,6 +116,13 @@ class View(Protocol):
         """Activations of the policy behind block `at`, with gradient."""
         ...
 
+    def beside(self, role: Role) -> View:
+        """All rows of a role in this step, over all processes: without gradient, in evaluation mode.
+
+        Raises UserError unless the term asked for that role.
+        """
+        ...
+
     def reference_hidden(self, at: float) -> Hidden:
         """The start model's, without gradient. Raises NeedsReference if there is none."""
         ...
@@ -137,7 +146,10 @@ class Term(Protocol):
 
 
 class Adaptive(Protocol):
-    """What a term may have besides: it carries a multiplier, which the engine keeps and moves after a step: a constraint."""
+    """What a term may have besides: it carries a multiplier, which the engine keeps and moves after a step: a constraint.
+
+    With `rests = True` it does without its value while the multiplier is 0: a role whose terms all rest is not run.
+    """
 
     def first(self) -> float:
         """The multiplier at step 0."""
@@ -157,6 +169,14 @@ class Start:
     run: Context
 
 
+class Step(NamedTuple):
+    """Where a fit is: which step this is, counted from 0, of how many, and at what learning rate."""
+
+    number: int
+    of: int
+    lr: float
+
+
 class Edit(Protocol[S]):
     """What happens to gradients and weights around the optimiser's step, as a chain over named parameters.
 
@@ -171,8 +191,8 @@ class Edit(Protocol[S]):
     """
 
     def init(self, params: Params, start: Start) -> S: ...
-    def grads(self, params: Params, state: S) -> S: ...
-    def weights(self, params: Params, state: S) -> S: ...
+    def grads(self, params: Params, state: S, step: Step) -> S: ...
+    def weights(self, params: Params, state: S, step: Step) -> S: ...
 
 
 class Progress(Protocol):

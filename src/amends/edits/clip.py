@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import Positive, spec
 
 
@@ -18,9 +18,9 @@ class Clip:
     def init(self, params: Params, start: Start) -> None:
         """Keeps nothing."""
 
-    def grads(self, params: Params, state: None) -> None:
+    def grads(self, params: Params, state: None, step: Step) -> None:
         """Rescales in place."""
         torch.nn.utils.clip_grad_norm_(list(params.values()), self.norm)
 
-    def weights(self, params: Params, state: None) -> None:
+    def weights(self, params: Params, state: None, step: Step) -> None:
         """Leaves the weights alone."""

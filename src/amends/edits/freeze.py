@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from amends.core.errors import UserError, nearest
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import spec
 
 
@@ -37,8 +37,8 @@ class Freeze:
             if not chosen:
                 p.requires_grad_(False)
 
-    def grads(self, params: Params, state: None) -> None:
+    def grads(self, params: Params, state: None, step: Step) -> None:
         """Leaves the gradients alone."""
 
-    def weights(self, params: Params, state: None) -> None:
+    def weights(self, params: Params, state: None, step: Step) -> None:
         """Leaves the weights alone."""

@@ -31,6 +31,18 @@ class Mask:
     """What `mask.json` says: counts of each parameter and of all."""
 
     @staticmethod
+    def of(chosen: Mapping[str, Tensor], by: str) -> Mask:
+        """A mask from booleans of the parameters' shapes, True for what may be trained."""
+        rows = [
+            {"name": n, "size": c.numel(), "kept": int(c.count_nonzero()), "live": int(c.count_nonzero()), "live_frozen": 0}
+            for n, c in chosen.items()
+        ]
+        total = {key: sum(row[key] for row in rows) for key in ("size", "kept", "live", "live_frozen")}
+        keep = total["kept"] / max(1, total["size"])
+        table = {"schema": 1, "keep": keep, "rank": "global", "by": by, "total": total, "parameters": rows}
+        return Mask({n: packed(c) for n, c in chosen.items()}, {n: tuple(c.shape) for n, c in chosen.items()}, table)
+
+    @staticmethod
     def load(path: Path) -> tuple[Mask, str]:
         """A saved mask and the key it was saved under; raises UserError for a file that is none."""
         try:
@@ -48,14 +60,20 @@ class Mask:
         temporary.write_text(json.dumps(self.table, indent=1) + "\n", encoding="utf-8")
         temporary.replace(folder / "mask.json")
 
-    def check(self, params: Params, path: Path) -> None:
-        """Raises UserError unless the mask is one for these parameters: it has each that is trained, and no other."""
+    def check(self, params: Params, path: Path, *, whole: bool = True) -> None:
+        """Raises UserError unless the mask is one for these parameters: it has each that is trained, and no other.
+
+        With `whole=False` only what it freezes has to be there: another layer may have come to the model, or gone.
+        """
+        frozen = {row["name"] for row in self.table["parameters"] if row["kept"] < row["size"]} if not whole else set()
         for name, p in params.items():
-            if name not in self.bits and p.requires_grad:
+            if whole and name not in self.bits and p.requires_grad:
                 raise UserError(
                     f"{path}: the mask is for another model: it has no weight {name!r}{nearest(name, self.bits)[:200]}"
                 )
         for name, shape in self.shapes.items():
+            if not whole and name not in frozen:
+                continue
             if name not in params:
                 raise UserError(f"{path}: the mask is for another model, which has a weight {name!r}")
             if shape != tuple(params[name].shape):

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from amends.core.errors import UserError
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import Fraction, Natural, spec
 from amends.subjects.blocks import blocks, place
 
@@ -47,8 +47,8 @@ class OnlyBlocks:
             if name not in chosen:
                 p.requires_grad_(False)
 
-    def grads(self, params: Params, state: None) -> None:
+    def grads(self, params: Params, state: None, step: Step) -> None:
         """Leaves the gradients alone."""
 
-    def weights(self, params: Params, state: None) -> None:
+    def weights(self, params: Params, state: None, step: Step) -> None:
         """Leaves the weights alone."""

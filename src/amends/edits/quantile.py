@@ -63,6 +63,16 @@ def tally(codes: Tensor) -> Tensor:
     return total.cpu()
 
 
+def largest(place: int) -> float:
+    """The largest size that a score has whose code is the `place`-th, counted from 0.
+
+    >>> largest(0), round(largest(int(pack(torch.tensor([1.0]))) - int(pack(torch.tensor([0.0])))), 3)
+    (0.0, 1.004)
+    """
+    bits = ((place + 1) << 15) - 1 if place else 0
+    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
+
+
 def cut(counts: Tensor, keep: float) -> Cut:
     """Where the largest `keep` of the counted scores begin."""
     wanted = round(keep * int(counts.sum()))

@@ -14,6 +14,7 @@ Every process scores all rows, and the main process's mask is what all of them u
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from amends.core import catalog, fingerprint
 from amends.core.errors import UserError, nearest
-from amends.core.protocols import Params, Start
+from amends.core.protocols import Params, Start, Step
 from amends.core.spec import Part, spec
 from amends.edits import quantile
 from amends.edits.mask_file import Mask, packed
@@ -68,7 +69,7 @@ class WeightMask:
         """Scores, or takes a saved mask; raises UserError for all that `check` refuses."""
         self._refuse(is_lora(start.subject))
         key = fingerprint.of(self, start.run.seed, start.data.fingerprint())
-        mask = self._given(params) or self._made_before(start, key) or self._made(params, start)
+        mask = self._given(params) or self._made_before(start, key) or self.made(params, start)
         start.run.say(mask.sentence())
         if start.run.folder is not None and is_main_process():
             mask.save(start.run.folder, key)
@@ -83,24 +84,13 @@ class WeightMask:
         if self.by is not None and self.file is not None:
             raise UserError("weight_mask: give `by` or `file`, not both")
 
-    def grads(self, params: Params, state: State) -> State:
+    def grads(self, params: Params, state: State, step: Step) -> State:
         """Zeroes the gradients of frozen weights; before the first step it notes what those weights are."""
-        for name, p in params.items():
-            if name in state and p.grad is not None:
-                local(p.grad).masked_fill_(local(state[name]), 0)
-        return state | {
-            name + _VALUES: local(p.detach())[local(state[name])]
-            for name, p in params.items()
-            if name in state and name + _VALUES not in state
-        }
+        return _without_gradient(params, state)
 
-    @torch.no_grad()
-    def weights(self, params: Params, state: State) -> State:
+    def weights(self, params: Params, state: State, step: Step) -> State:
         """Puts frozen weights back, whatever the optimiser did to them."""
-        for name, p in params.items():
-            if name in state:
-                local(p).masked_scatter_(local(state[name]), state[name + _VALUES])
-        return state
+        return _put_back(params, state)
 
     def _given(self, params: Params | None) -> Mask | None:
         """The mask of `file`, known to be one for these parameters where there are any."""
@@ -132,7 +122,8 @@ class WeightMask:
             raise UserError("weight_mask: no weight is left to score: each is skipped, or frozen by an edit before this one")
         return scored
 
-    def _made(self, params: Params, start: Start) -> Mask:
+    def made(self, params: Params, start: Start) -> Mask:
+        """The mask by the attribution's scores. Raises UserError for an unknown pattern and for scores that are not finite."""
         scored = self._to_score(params)
         by = self.by if self.by is not None else catalog.find("attributions", "wagle", "weight_mask.by").load()()
         trained = {n: p for n, p in params.items() if p.requires_grad}
@@ -158,6 +149,47 @@ class WeightMask:
         total = {key: sum(row[key] for row in rows) for key in ("size", "kept", "live", "live_frozen")}
         name = type(by).__name__.lower()
         return {"schema": 1, "keep": self.keep, "rank": self.rank, "by": name, "total": total, "parameters": rows}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What `weight_mask` does with a mask that is already at hand: a pruned model's, whose weights stay at 0."""
+
+    mask: Mask
+
+    def init(self, params: Params, start: Start) -> State:
+        """Takes the mask; raises UserError for an adapter and for another model's mask."""
+        if is_lora(start.subject):
+            raise UserError("a mask over weights does not act on the factors of an adapter: leave `lora` out")
+        self.mask.check(params, Path("the mask"), whole=False)
+        return _state(self.mask, params)
+
+    def grads(self, params: Params, state: State, step: Step) -> State:
+        """Zeroes the gradients of frozen weights."""
+        return _without_gradient(params, state)
+
+    def weights(self, params: Params, state: State, step: Step) -> State:
+        """Puts frozen weights back."""
+        return _put_back(params, state)
+
+
+def _without_gradient(params: Params, state: State) -> State:
+    for name, p in params.items():
+        if name in state and p.grad is not None:
+            local(p.grad).masked_fill_(local(state[name]), 0)
+    return state | {
+        name + _VALUES: local(p.detach())[local(state[name])]
+        for name, p in params.items()
+        if name in state and name + _VALUES not in state
+    }
+
+
+@torch.no_grad()
+def _put_back(params: Params, state: State) -> State:
+    for name, p in params.items():
+        if name in state:
+            local(p).masked_scatter_(local(state[name]), state[name + _VALUES])
+    return state
 
 
 def _row(name: str, chosen: Tensor, live: int, live_frozen: int) -> dict[str, Any]:

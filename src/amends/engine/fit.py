@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from amends.core.errors import NeedsReference, UserError
-from amends.core.protocols import Context, Need, Start
+from amends.core.protocols import Context, Need, Start, Step
 from amends.core.rng import stream_seed
 from amends.core.spec import Weighted
 from amends.core.types import Role
@@ -29,7 +29,7 @@ from amends.engine.keeper import Keeper
 from amends.engine.loader import Loader
 from amends.engine.parallel import Parallel, from_main
 from amends.engine.score import nll_by_id
-from amends.engine.view import RoleView
+from amends.engine.view import Beside, RoleView
 from amends.subjects.reference import AdapterOff, Cached, Reference, frozen_copy
 
 COMPARES = frozenset({Need.REFERENCE, Need.REFERENCE_DIST, Need.REFERENCE_HIDDEN})
@@ -109,6 +109,8 @@ class _Loop:
         for weighted in self.objective:
             self.roles.setdefault(weighted.term.role, []).append(weighted)
         self.loaders = {role: self._loader(role, terms) for role, terms in self.roles.items()}
+        beside = {role for w in self.objective if Need.BESIDE in w.term.needs for role in w.term.beside}
+        self.looked_at = {role: self.loaders.get(role) or self._loader(role, []) for role in sorted(beside)}
         self.reference = self._reference(reference)
         before = {name: p.requires_grad for name, p in self.subject.module.named_parameters()}
         start = Start(self.subject, self.data, self.run)
@@ -213,27 +215,30 @@ class _Loop:
             group["lr"] = lr
         with self._dropout(step):
             totals = self._backward(step)
-        self.states = [e.grads(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
+        at = Step(step, self.steps, lr)
+        self.states = [e.grads(self.params, s, at) for e, s in zip(self.edits, self.states, strict=True)]
         norm = float(self.parallel.full(self._grad_norm()))
         shown = {f"{label}.multiplier": m for label, m, w in self._summands() if _adapts(w.term)}
         values = {"loss": sum(totals.values()), "lr": lr, "grad_norm": norm, **totals, **shown}
         if all(math.isfinite(v) for v in values.values()):
             self._follow(step)
             self.optimiser.step()
-            self.states = [e.weights(self.params, s) for e, s in zip(self.edits, self.states, strict=True)]
+            self.states = [e.weights(self.params, s, at) for e, s in zip(self.edits, self.states, strict=True)]
         self.optimiser.zero_grad(set_to_none=True)
         return values
 
     def _backward(self, step: int) -> dict[str, float]:
         """Accumulates the gradient of the whole objective; returns each weighted term's global value."""
         self.subject.call.train()
-        pieces = [(role, micro) for role, loader in self.loaders.items() for micro in loader.at(step)]
         counts = [self.loaders[w.term.role].count_at(step, w.term) for w in self.objective]
         factors = [w.weight * m for _, m, w in self._summands()]
+        busy = {w.term.role for _, m, w in self._summands() if m or not getattr(w.term, "rests", False)}
+        pieces = [(role, micro) for role, loader in self.loaders.items() if role in busy for micro in loader.at(step)]
+        beside = Beside(self.subject, {role: loader.whole for role, loader in self.looked_at.items()}, step, self.device)
         sums = torch.zeros(len(factors), device=self.device)
         for i, (role, micro) in enumerate(pieces):
             with self.parallel.backward(self.subject.call, last=i == len(pieces) - 1), self.parallel.autocast():
-                view = RoleView(self.subject, micro.batch.to(self.device), micro.num_rows, self.reference)
+                view = RoleView(self.subject, micro.batch.to(self.device), micro.num_rows, self.reference, beside)
                 loss = torch.zeros((), device=self.device)
                 for j, weighted in enumerate(self.objective):
                     if weighted.term.role == role:

@@ -101,6 +101,11 @@ class Loader:
         halves = 1 if self.alternatives is None else 2  # drawn for the whole batch, so that a split changes nothing
         return [Micro(whole.take([i + h * len(rows) for h in range(halves) for i in piece]), len(piece)) for piece in mine]
 
+    def whole(self, step: int) -> Batch:
+        """All rows of the step's batch, over all processes, without alternatives; with the choices that `at` draws."""
+        batch = self.subject.collate(self.rows_at(step))
+        return draw(self.subject, batch, len(batch), rng(self.seed, "draw", self.role, step))
+
     def _collate(self, rows: list[Encoded]) -> Batch:
         if self.alternatives is None:
             return self.subject.collate(rows)

@@ -162,6 +162,13 @@ def from_main(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def total(tensor: Tensor) -> Tensor:
+    """A small tensor added up over the processes, in place, also where no `Parallel` is at hand."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's share of a tensor, as a view of it (itself when it is whole)."""
     return tensor.to_local() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[attr-defined]

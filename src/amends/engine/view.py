@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from amends.core.errors import NeedsReference, UserError
-from amends.core.types import Batch, Hidden, Likelihood
+from amends.core.types import Batch, Hidden, Likelihood, Role
+
+
+class Beside:
+    """The whole batches of one step that terms of other roles look at, each put through the model at most once."""
+
+    def __init__(self, subject: Any, batches: Mapping[Role, Callable[[int], Batch]], step: int, device: Any) -> None:
+        self._subject, self._batches, self._step, self._device = subject, batches, step, device
+        self._views: dict[Role, RoleView] = {}
+
+    def __getitem__(self, role: Role) -> RoleView:
+        if role not in self._batches:
+            raise UserError(f"no term of this objective asked to look at the rows of '{role}'")
+        if role not in self._views:
+            batch = self._batches[role](self._step).to(self._device)
+            self._views[role] = RoleView(_Still(self._subject), batch, len(batch), None)
+        return self._views[role]
+
+
+class _Still:
+    """A subject that is only looked at: no gradient, evaluation mode."""
+
+    def __init__(self, subject: Any) -> None:
+        self._subject = subject
+
+    def likelihood(self, batch: Batch) -> Likelihood:
+        return self._quiet(lambda: self._subject.likelihood(batch))
+
+    def hidden(self, batch: Batch, at: float) -> Hidden:
+        return self._quiet(lambda: self._subject.hidden(batch, at))
+
+    @torch.no_grad()
+    def _quiet(self, look: Callable[[], Any]) -> Any:
+        was_training = self._subject.call.training
+        self._subject.call.eval()
+        try:
+            return look()
+        finally:
+            self._subject.call.train(was_training)
 
 
 class RoleView:
     """Rows, and after them their alternatives, from ONE forward of each model."""
 
-    def __init__(self, subject: Any, batch: Batch, num_rows: int, reference: Any | None) -> None:
+    def __init__(self, subject: Any, batch: Batch, num_rows: int, reference: Any | None, beside: Beside | None = None) -> None:
         self._subject, self._all, self._num_rows, self._reference = subject, batch, num_rows, reference
+        self._beside = beside
         self._hidden: dict[tuple[str, float], Hidden] = {}
 
     @cached_property
@@ -56,6 +98,12 @@ class RoleView:
             self._hidden["reference", at] = self._start().hidden(self.batch, at)
         return self._hidden["reference", at]
 
+    def beside(self, role: Role) -> RoleView:
+        """All rows of a role in this step, without gradient and in evaluation mode."""
+        if self._beside is None:
+            raise UserError(f"no term of this objective asked to look at the rows of '{role}'")
+        return self._beside[role]
+
     @property
     def alternative(self) -> _Half:
         """The same prompts with another answer."""
@@ -87,6 +135,9 @@ class _Half:
 
     def reference_hidden(self, at: float) -> Hidden:
         return self.hidden(at)
+
+    def beside(self, role: Role) -> RoleView:
+        return self._whole.beside(role)
 
     @property
     def alternative(self) -> _Half:

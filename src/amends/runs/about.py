@@ -21,6 +21,9 @@ from amends.runs.bench import benches
 from amends.runs.methods import Method
 from amends.runs.recipe import packaged, read
 
+SHAPES = frozenset(map(normal, ("weight_mask", "soft_mask", "prox_l1")))
+"""Edits that make another method out of the same terms."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -89,19 +92,23 @@ def cost(terms: Iterable[Any], before: Iterable[str] = ()) -> Cost:
 def recipe_of(method: Method) -> str:
     """The packaged recipe that shows a method: the preset's own choice, else one with a stage of the same terms.
 
-    Of several the first that names the method's paper; where there is none a bench, which holds every method.
+    Of several the first that names the method's paper; where there is none a bench, which holds every method of its kind.
     """
     if method.recipe:
         return method.recipe
     mine = _signature(method.stage)
-    having = {name: tree for name, tree in _recipes().items() if any(_signature(s) == mine for s in _stages(tree))}
+    fitting = {name: tree for name, (kind, tree) in _recipes().items() if kind in method.kinds}
+    having = {name: tree for name, tree in fitting.items() if any(_signature(s) == mine for s in _stages(tree))}
     of_paper = [name for name, tree in having.items() if method.arxiv in str(tree.get("paper"))]
-    return next(iter([*of_paper, *having, *(f"bench {name}" for name in benches())]), "")
+    boards = [name for name, path in benches().items() if read(path).get("for", "language") in method.kinds]
+    return next(iter([*of_paper, *having, *(f"bench {name}" for name in boards)]), "")
 
 
 @cache
-def _recipes() -> dict[str, Mapping[str, Any]]:
-    return {name: read(path) for name, path in packaged().items()}
+def _recipes() -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """The kind of model, by the recipe's folder, and the tree."""
+    kinds = {"vision": "classifier"}
+    return {name: (kinds.get(path.parent.name, path.parent.name), read(path)) for name, path in packaged().items()}
 
 
 def _stages(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -112,7 +119,7 @@ def _signature(stage: Mapping[str, Any]) -> tuple[Any, ...]:
     """The stage's class and the names of its terms: settings may differ, what is done may not."""
     use = normal(stage.get("use", ""))
     parts = tuple(tuple(_name(p) for p in stage.get(key) or ()) for key in ("objective", "augment"))
-    masks = tuple(_name(e) for e in stage.get("edits") or () if _name(e) == normal("weight_mask"))
+    masks = tuple(_name(e) for e in stage.get("edits") or () if _name(e) in SHAPES)
     return (use, *parts, masks)
 
 

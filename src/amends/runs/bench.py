@@ -1,8 +1,9 @@
 """A bench: one recipe with a place in it, into which each method preset is put as one stage.
 
-The file is a recipe (data, subject, original, retrained model, measurements, attacks, claims) with five keys of its own.
+The file is a recipe (data, subject, original, retrained model, measurements, attacks, claims) with six keys of its own.
 `stage` is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
-which two measurements methods are put in order; `steps` cuts every method short, for smoke runs. A method's own stage
+which two measurements methods are put in order; `steps` cuts every method short, for smoke runs; `for` names the kind of
+model, language where it is left out, and so which presets there are. A method's own stage
 is, in this order: the length and learning rate of its preset, `stage`, the preset's parts, its `settings`, `steps`.
 `search` says how settings are looked for (`runs/search.py`); with it, what is found takes the place of `settings`.
 An attack with `if_installed: MODULE` is left out, and named, where the module is missing.
@@ -22,11 +23,11 @@ from amends.core.errors import UserError, nearest
 from amends.core.spec import Fraction, build, spec
 from amends.runs import overrides as layers
 from amends.runs.claims import Claim
-from amends.runs.methods import Method, find_method, packaged_methods
+from amends.runs.methods import KINDS, Method, find_method, packaged_methods
 from amends.runs.recipe import Recipe, Resolved, attack_name, build_recipe, read
 from amends.runs.search import Search, names_of
 
-OWN = ("stage", "settings", "rank", "steps", "search")
+OWN = ("stage", "settings", "rank", "steps", "search", "for")
 """Keys of a bench that a recipe has not."""
 REFERENCES = "references"
 """The run that makes the original and the retrained model, before the methods' own."""
@@ -58,6 +59,8 @@ class Bench:
     steps: int | None
     notes: tuple[str, ...]
     """What was left out, and why."""
+    kind: str = "language"
+    """The kind of model."""
     search: Search | None = None
     """Which settings to try."""
     expect: tuple[Claim, ...] = ()
@@ -100,7 +103,7 @@ class Bench:
         use = method.stage["use"]
         takes = {field.name for field in fields(catalog.find("stages", use, f"methods.{method.name}.use").load())}
         common = {k: v for k, v in self.stage.items() if k in takes}
-        optim = {"use": "adamw", "lr": method.lr["full"], **common.pop("optim", {})}
+        optim = {"use": "adamw", "lr": method.rate(self.kind), **common.pop("optim", {})}
         length = {} if {"steps", "epochs"} & set(common) else {"epochs": method.epochs}
         first = {k: v for k, v in {**length, "optim": optim}.items() if k in takes}
         tree = {"use": use, "from": "original", **first, **common, **method.stage}
@@ -176,13 +179,14 @@ def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Pl
     references = bench.references(seeds)
     data = references.recipe.data.load(seeds[0])
     references.recipe.check_data(data)
-    entries = tuple(_entry(bench, method, seeds, data) for method in chosen_methods(methods))
+    entries = tuple(_entry(bench, method, seeds, data) for method in chosen_methods(methods, bench.kind))
     return Plan(bench, seeds, references, entries, folder_of_bench(bench, runs))
 
 
-def chosen_methods(names: Sequence[str]) -> list[Method]:
+def chosen_methods(names: Sequence[str], kind: str = "language") -> list[Method]:
     """The presets called so, or every one for `all`. Raises UserError with the nearest name."""
-    return list(packaged_methods().values()) if list(names) == ["all"] else [find_method(n) for n in dict.fromkeys(names)]
+    every = list(names) == ["all"]
+    return list(packaged_methods(kind).values()) if every else [find_method(n, kind) for n in dict.fromkeys(names)]
 
 
 def folder_of_bench(bench: Bench, runs: Path) -> Path:
@@ -218,23 +222,26 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
     for key in ("stage", "rank"):
         if not isinstance(own[key], Mapping):
             raise UserError(f"{what}: {key}: a bench needs it, as a mapping of keys")
-    settings = own["settings"] or {}
+    settings, kind = own["settings"] or {}, own["for"] or "language"
+    if kind not in KINDS:
+        raise UserError(f"{what}: for: expected one of {', '.join(KINDS)}, got {kind!r}")
     for name, values in settings.items():
         if not isinstance(values, Mapping):
             raise UserError(f"{what}: settings.{name}: expected a mapping of keys, such as {{lr: 1e-4, epochs: 10}}")
-    unknown = next((name for name in settings if name not in packaged_methods()), None)
+    known = packaged_methods(kind)
+    unknown = next((name for name in settings if name not in known), None)
     if unknown is not None:
-        raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, packaged_methods())}")
+        raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, known)}")
     if own["steps"] is not None and (not isinstance(own["steps"], int) or own["steps"] < 1):
         raise UserError(f"{what}: steps: expected a number of steps, got {own['steps']!r}")
     attacks, notes = _installed(tree.get("attack") or ())
     name, rank = str(tree.pop("name")), build(Rank, own["rank"], "rank")
     search = None if own["search"] is None else build(Search, own["search"], "search")
     if search is not None:
-        search.check("search", packaged_methods())
+        search.check("search", packaged_methods(kind))
     claims = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(tree.pop("expect", None) or ()))
     template = {**tree, "attack": attacks}
-    bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, search, claims)
+    bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, kind, search, claims)
     references = bench.references((0,)).recipe
     _check_rank(references, bench.rank)
     _check_claims(bench, references)
@@ -242,7 +249,7 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
 
 
 def _check_claims(bench: Bench, references: Recipe) -> None:
-    stages = [*(s.name for s in references.stages), *packaged_methods()]
+    stages = [*(s.name for s in references.stages), *packaged_methods(bench.kind)]
     metrics = [m.name for m in references.measure]
     for i, claim in enumerate(bench.expect):
         claim.check(f"expect.{i}", stages, metrics, [attack_name(a) for a in references.attack])

@@ -91,7 +91,7 @@ def look(
     bench.search.check_apart(seeds)
     root = folder_of_bench(bench, runs)
     ready, tried = {}, {}
-    for method in chosen_methods(methods):
+    for method in chosen_methods(methods, bench.kind):
         try:
             ready[method.name] = bench.trials(method)
         except UserError as error:

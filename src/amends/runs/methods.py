@@ -1,4 +1,8 @@
-"""Method presets: what `amends unlearn --method` names. Data, one small YAML file each."""
+"""Method presets: what `amends unlearn --method` and a bench name. Data, one small YAML file each.
+
+`for:` says which kinds of model a preset is meant for, language models where it is left out. A method whose mathematics is
+the same for several kinds is one file with one list of terms; only its learning rate may differ, under the kind's name.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from amends.core import yamls
 from amends.core.errors import UserError, nearest
 from amends.core.spec import build_use
 
+KINDS = ("language", "classifier")
+"""Kinds of model that a preset or a bench is for."""
 PARTS = ("objective", "edits", "augment")
 """What a preset of the stage `gradient` may hold; any other stage stands whole under `stage`."""
 
@@ -29,11 +35,17 @@ class Method:
     epochs: int
     recipe: str | None = None
     """The packaged recipe that shows it, where it is not the first one with the same terms."""
+    kinds: tuple[str, ...] = ("language",)
+    """The kinds of model it is for."""
 
     @property
     def objective(self) -> tuple[Mapping[str, Any], ...]:
         """The terms that the stage adds up; () for a stage that has no such sum."""
         return tuple(self.stage.get("objective", ()))
+
+    def rate(self, kind: str) -> float:
+        """The learning rate for a kind of model, all of whose weights are trained."""
+        return self.lr.get(kind, self.lr["full"])
 
     @property
     def needs(self) -> list[str]:
@@ -42,21 +54,27 @@ class Method:
         return sorted({str(need) for w in terms for need in w.term.needs})
 
 
-def packaged_methods() -> dict[str, Method]:
-    """Every preset, by name."""
+def packaged_methods(kind: str | None = "language") -> dict[str, Method]:
+    """The presets for a kind of model, by name; None for all."""
     root = Path(str(resources.files("amends"))) / "recipes" / "methods"
     found = {}
     for path in sorted(root.glob("*.yaml")):
         tree = yamls.load(path.read_text(encoding="utf-8"))
         stage = tree.get("stage") or {"use": "gradient", **{part: tree[part] for part in PARTS if part in tree}}
-        paper = tree["paper"]["arxiv"]
-        found[path.stem] = Method(path.stem, tree["summary"], paper, stage, tree["lr"], tree["epochs"], tree.get("recipe"))
+        paper, kinds = tree["paper"]["arxiv"], tuple(tree.get("for", ("language",)))
+        if kind is None or kind in kinds:
+            found[path.stem] = Method(
+                path.stem, tree["summary"], paper, stage, tree["lr"], tree["epochs"], tree.get("recipe"), kinds
+            )
     return found
 
 
-def find_method(name: str) -> Method:
-    """The preset, or a UserError with the nearest name."""
-    known = packaged_methods()
+def find_method(name: str, kind: str = "language") -> Method:
+    """The preset, or a UserError with the nearest name; or with the kinds of model that it is for instead."""
+    known = packaged_methods(kind)
     if name not in known:
+        other = packaged_methods(None).get(name)
+        if other is not None:
+            raise UserError(f"--method {name}: it is for {' and '.join(other.kinds)} models, and this is a {kind} model")
         raise UserError(f"--method {name}: no such method{nearest(name, known)}")
     return known[name]

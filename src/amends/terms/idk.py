@@ -2,6 +2,9 @@
 
 IdkNLL, called PO in WAGLE and SOUL, IDK in TOFU (arXiv 2401.06121). The refusal of each row is fixed by the data's seed.
 It changes what the model says more than what it knows: the true answer's probability hardly moves.
+
+On a classifier the other answer is another class, and the same cross-entropy is unlearning by random labels (with the
+augment `relabelled`; SalUn's forget half) or boundary shrink (`boundary_shrink`).
 """
 
 from __future__ import annotations
