@@ -271,3 +271,32 @@ def test_drawing_anew_leaves_nothing_of_the_old_weights_and_follows_the_seed() -
     one, again, other = drawn(0), drawn(0), drawn(1)
     assert torch.equal(one.layer.weight, again.layer.weight) and not torch.equal(one.layer.weight, other.layer.weight)
     assert sorted(one.token.tolist()) == list(range(50)) != one.token.tolist() and one.norm.running_mean.tolist() == [0] * 4
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("at", [2, 5, 8])
+@pytest.mark.parametrize("kind", ["pruned", "prune_first", "scrub"])
+def test_what_was_interrupted_goes_on_bit_for_bit(classifier_world: Any, tmp_path: Path, kind: str, at: int) -> None:
+    """Each part of a stage has a folder of its own, so none takes up another's checkpoint."""
+
+    class Ending(Memory):
+        def log(self, **values: Any) -> None:
+            super().log(**values)
+            if len(self.logged) == at:
+                raise Killed
+
+    scrub = Scrub(epochs=2, max_epochs=1, batch=5, optim=HEAVY, checkpoint_every=1)
+    train = replace(TRAIN, checkpoint_every=1)
+    stage = {
+        "pruned": Pruned(train=train, sparsity=0.7, rewind=2, rounds=2), "scrub": scrub,
+        "prune_first": PruneFirst(then=scrub, prune=Pruned(train=train, sparsity=0.7)),
+    }[kind]  # fmt: skip
+    whole, resumed = classifier_world.make(), classifier_world.make()
+    stage(whole, classifier_world.data, Memory())
+    with pytest.raises(Killed):
+        stage(classifier_world.make(), classifier_world.data, Ending(folder=tmp_path))
+    stage(resumed, classifier_world.data, Memory(folder=tmp_path))
+    assert torch.equal(everything(whole), everything(resumed))
