@@ -149,7 +149,7 @@ def test_the_results_are_numbers_with_their_uncertainty(finished: tuple[Resolved
     attacked = {(s.name, a.name) for s in recipe.stages if s.kind != "original" for a in recipe.attack}
     assert {(r["subject"], r["attack"]) for r in results["recovered"]} == attacked
     for r in results["recovered"]:
-        assert set(r) == {"subject", "seed", "attack", "metric", "value", "low", "high", "n"}
+        assert set(r) == {"subject", "seed", "attack", "label", "metric", "value", "low", "high", "n"}
         assert (r["value"] is None) == (r["low"] is None) == (r["high"] is None)
 
 
