@@ -503,19 +503,21 @@ def test_a_mistake_in_the_search_or_a_claim_is_named(file: Path, sets: list[str]
         load(str(file), None, sets)
 
 
-def test_a_search_without_a_plan_or_on_a_seed_of_the_table_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", str(file), "--methods", "npo", "--search"]) == 2
-    assert "the bench does not say what to try" in capsys.readouterr().err
+def test_a_search_without_a_plan_or_on_a_seed_of_the_table_is_refused(amends: Amends, file: Path, tmp_path: Path) -> None:
+    words = ["bench", file, "--methods", "npo", "--seeds", 2, "--search", "--runs", tmp_path / "runs"]
+    code, _, err = amends(*words)
+    assert code == 2 and "the bench does not say what to try" in err
     file.write_text(BENCH + SEARCHED.replace("seed: 50", "seed: 1"))
-    assert main(["bench", str(file), "--methods", "npo", "--seeds", "2", "--search"]) == 2
-    assert "1 is also a seed of the table" in capsys.readouterr().err
+    code, _, err = amends(*words)
+    assert code == 2 and "1 is also a seed of the table" in err
 
 
-def test_a_search_finds_settings_and_the_table_uses_them(file: Path, tmp_path: Path) -> None:
+def test_a_search_finds_settings_and_the_table_uses_them(amends: Amends, file: Path, tmp_path: Path) -> None:
     file.write_text(BENCH + SEARCHED)
     out = tmp_path / "board.json"
-    words = ["bench", str(file), "--methods", "npo", "--seeds", "1", "--search", "--runs", str(tmp_path / "runs")]
-    assert main([*words, "--out", str(out)]) == 0
+    words = ["bench", file, "--methods", "npo", "--seeds", 1, "--search", "--runs", tmp_path / "runs", "--out", out]
+    code, _, err = amends(*words)
+    assert code == 0, err
     found = json.loads(out.read_text())
     trials = found["search"]["methods"]["npo"]["trials"]
     (chosen,) = [t for t in trials if t["chosen"]]
