@@ -41,7 +41,7 @@ def worlds() -> dict[str, Bundle]:
 
 def term_of(name: str) -> Any:
     cls = catalog.find("terms", name, "objective").load()
-    return cls(term=Weighted(term=NLL(role="forget"))) if name == "constraint" else cls(role="forget")
+    return cls(term=Weighted(term=NLL(role="forget"))) if name in ("constraint", "during") else cls(role="forget")
 
 
 @pytest.mark.parametrize("kind", KINDS)
