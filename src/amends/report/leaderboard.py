@@ -16,7 +16,7 @@ from amends.report import words
 from amends.report.load import Row, from_value, mapping, rows
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
-from amends.report.verdict import Attacked, attack_name, attacks_on
+from amends.report.verdict import Attacked, attacks_on
 
 _ASCII = {
     words.NONE: "-", "\N{NO-BREAK SPACE}": " ", "\N{PLUS-MINUS SIGN}": "+-", "\N{SQUARE ROOT}": "sqrt ",
@@ -158,17 +158,17 @@ class Board:
         if not able or able[0].name == BASELINE:
             return ()
         first = able[0].name
-        baseline = {a.attack: a.recovered for a in attacks_on(self.table, BASELINE)}
+        baseline = {(a.attack, a.metric): a.recovered for a in attacks_on(self.table, BASELINE)}
         said = []
         for hit in attacks_on(self.table, first):
-            if (other := baseline.get(hit.attack)) is None:
+            if (other := baseline.get((hit.attack, hit.metric))) is None:
                 continue
             less = "less than" if hit.recovered.value < other.value else "no less than"
             told = ", which these seeds cannot tell apart" if hit.recovered.overlaps(other) is not False else ""
             back, back_there = words.with_interval(hit.recovered), words.with_interval(other)
             said.append(
-                f"{attack_name(hit.attack).capitalize()} brings back {back} of what {first} forgot, {less} of what "
-                f"{BASELINE} forgot ({back_there}){told}."
+                f"{hit.label[:1].upper()}{hit.label[1:]} brings back {back} of what {first} forgot, {less} of what "
+                f"{BASELINE} forgot ({back_there}), read from {words.metric(hit.metric)}{told}."
             )
         return tuple(said)
 
