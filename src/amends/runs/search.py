@@ -24,7 +24,7 @@ from amends.core.spec import Count, Fraction, Natural, spec
 
 P = TypeVar("P")
 ALL = "all"
-"""The key of `over` whose settings are tried with every method that takes them."""
+"""The key of `over` whose settings are tried with every method."""
 
 
 @spec
