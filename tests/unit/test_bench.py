@@ -16,12 +16,12 @@ from amends.cli.app import main
 from amends.core.errors import UserError
 from amends.core.protocols import Need
 from amends.runs import about
-from amends.runs.bench import Bench, benches, load, plan
-from amends.runs.bench_run import carry_out, gather
+from amends.runs.bench import Bench, benches, folder_of_bench, load, plan
+from amends.runs.bench_run import carry_out, gather, look
 from amends.runs.methods import Method, find_method, packaged_methods
 from amends.runs.recipe import packaged, resolve
 from amends.runs.run import execute
-from amends.runs.search import Trial, best_of, drawn
+from amends.runs.search import Trial, best_of, drawn, folder_of
 from amends.runs.shared import Shared
 
 BENCH = """\
@@ -529,3 +529,29 @@ def test_a_search_finds_settings_and_the_table_uses_them(amends: Amends, file: P
     assert found["command"].endswith("--search")
     page = out.with_suffix(".html").read_text()
     assert "Settings were chosen on seed 50" in page and "a claim of two models" in page
+
+
+def test_what_is_enough_is_a_share_of_the_originals(file: Path, tmp_path: Path) -> None:
+    """0.9 of 0.8 is 0.72: without the share, or without a floor, another trial would be chosen."""
+    file.write_text(BENCH + SEARCHED)
+    bench = load(str(file))
+    resolved, settings = bench.trials(find_method("npo"))
+    folder = folder_of(folder_of_bench(bench, tmp_path), "npo")
+    folder.mkdir(parents=True)
+    values = {"original": (0.6, 0.8), "t01": (0.3, 0.75), "t02": (0.2, 0.73), "t03": (0.1, 0.5)}
+    rows = [
+        {"subject": subject, "seed": 50, "attack": None, "name": name, "value": value}
+        for subject, pair in values.items()
+        for name, value in zip(("forget_distance", "probability.retain"), pair, strict=True)
+    ]
+    (folder / "manifest.json").write_text(json.dumps({"recipe_hash": resolved.hash, "stages": []}))
+    (folder / "results.json").write_text(json.dumps({"measurements": rows, "recovered": []}))
+
+    class Nothing:
+        def map(self, recipes: Any, folders: Any) -> Any:
+            """Every run is done."""
+            return iter([0] * len(list(folders)))
+
+    found, tried = look(bench, ["npo"], (0, 1), tmp_path, Nothing())
+    assert [t["chosen"] for t in tried["methods"]["npo"]["trials"]] == [False, True, False]
+    assert found.settings["npo"] == {**bench.settings["npo"], **settings[1]}
