@@ -471,9 +471,9 @@ def test_trials_are_a_grid_of_which_the_budget_is_drawn(file: Path) -> None:
     file.write_text(BENCH + SEARCHED)
     search = load(str(file)).search
     assert search is not None
-    assert search.trials("simnpo") == [{"lr": 1e-4}, {"lr": 3e-4}]
-    trials = search.trials("npo")
-    assert len(trials) == 3 and trials == search.trials("npo"), "three of four, the same ones each time"
+    assert search.trials(find_method("simnpo")) == [{"lr": 1e-4}, {"lr": 3e-4}]
+    trials = search.trials(find_method("npo"))
+    assert len(trials) == 3 and trials == search.trials(find_method("npo")), "three of four, the same ones each time"
     assert all(t["epochs"] == 1 for t in trials)
     assert drawn([{"a": i} for i in range(9)], 4, 0) != drawn([{"a": i} for i in range(9)], 4, 1)
 

@@ -63,7 +63,8 @@ def pruned(world: Any, stage: Pruned, **more: Any) -> tuple[Any, Memory]:
 
 @pytest.mark.parametrize("stage", [
     Pruned(train=TRAIN, sparsity=0.8), Pruned(train=TRAIN, sparsity=0.8, rounds=3, rewind=2),
-    Pruned(train=TRAIN, sparsity=0.8, rewind=None), Pruned(train=TRAIN, sparsity=0.8, by=SynFlow(), when="fresh", rounds=20),
+    Pruned(train=TRAIN, sparsity=0.8, rewind=None),
+    Pruned(train=TRAIN, sparsity=0.8, when="given", rewind=None), Pruned(train=TRAIN, sparsity=0.8, by=SynFlow(), when="fresh", rounds=20),
     Pruned(train=TRAIN, sparsity=0.8, by=Saliency(), when="fresh"), Pruned(train=TRAIN, sparsity=0.8, which="weights"),
 ])  # fmt: skip
 def test_the_share_that_was_asked_for_is_zero_and_said_so(classifier_world: Any, stage: Pruned, tmp_path: Path) -> None:
@@ -91,6 +92,17 @@ def test_one_shot_pruning_is_train_prune_go_back_train(classifier_world: Any) ->
     sparse.put_on(again.module, mask)
     PruneFirst(then=train)(again, classifier_world.data, Memory())
     torch.testing.assert_close(everything(subject), everything(again))
+
+
+def test_a_given_model_is_pruned_as_it_is_and_trained_on_once(classifier_world: Any) -> None:
+    subject = classifier_world.make()
+    before = {n: p.detach().clone() for n, p in sparse.prunable(subject.module, "convolutions").items()}
+    run = Memory()
+    outcome = Pruned(train=TRAIN, sparsity=0.5, when="given", rewind=None)(subject, classifier_world.data, run)
+    assert outcome.steps == TRAIN.steps and {line.get("part") for line in run.logged if line.get("step")} == {"sparse"}
+    cut = torch.cat([p.abs().flatten() for p in before.values()]).median()
+    for name, p in sparse.prunable(subject.module, "convolutions").items():
+        assert torch.equal(p == 0, before[name].abs() <= cut), "by the size that the start model gives it"
 
 
 def test_rewinding_takes_up_the_schedule_where_it_was(classifier_world: Any) -> None:
@@ -233,6 +245,8 @@ def test_what_does_not_fit_is_said_in_a_sentence(classifier_world: Any, lm_world
         Pruned(train=TRAIN, by=Magnitude())(lm_world.make(), lm_world.data, Memory())
     with pytest.raises(UserError, match="the training has 6 steps, so none is number 6"):
         Pruned(train=TRAIN, rewind=6).objective_on(classifier_world.data)
+    with pytest.raises(UserError, match="with `when: given` there is no training to go back in"):
+        Pruned(train=TRAIN, when="given").objective_on(classifier_world.data)
     with pytest.raises(UserError, match="pruned.train: expected a stage `train`, and this is gradient"):
         Pruned(train=ASCENT).objective_on(classifier_world.data)
     with pytest.raises(UserError, match="give `prune` or `file`"):

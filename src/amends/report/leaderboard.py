@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from amends.report import words
+from amends.report import side_by_side, words
 from amends.report.load import Row, from_value, mapping, rows
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
@@ -190,6 +190,8 @@ class Board:
             place = f"{s.place}{'*' if s.front else ''}" if s.place else words.NONE
             body.append([place, s.name, *self._numbers(s.name), words.share(s.kept), back, *self._cost(s.name)])
         said = [_wrapped(self.verdict), "", aligned([head, *body]), "", _wrapped(self.rule), "* on the Pareto front"]
+        if both := side_by_side.as_text(self):
+            said += ["", both, ""]
         said.append(_wrapped(self.intervals))
         said += [_wrapped(line) for line in self.robustness]
         said += [f"claim {c.get('verdict')}: {c.get('that')} {c.get('needed')}" for c in self.run.claims]
@@ -217,7 +219,7 @@ class Board:
 
     def _standing(self, raw: Row) -> Standing:
         name = str(raw.get("name", "?"))
-        original = self.table.the("original")
+        original = self._start(raw)
         start, now = (self.table.cell(s, self.keeping) if s else None for s in (original, name))
         kept = now.value / start.value if start is not None and now is not None and start.value > 0 else None
         each = attacks_on(self.table, name)
@@ -228,6 +230,11 @@ class Board:
             peak=self.table.cost(name, "peak_bytes"),
             steps=tuple(sorted({s.steps for s in self.run.stages if s.name == name and s.steps is not None})),
         )  # fmt: skip
+
+    def _start(self, raw: Row) -> str | None:
+        """The original that a method starts from: of a sparse variant, the sparse one."""
+        start = str(mapping(raw.get("stage")).get("from", ""))
+        return start if self.table.kinds.get(start) == "original" else self.table.the("original")
 
     def _order(self, line: Standing) -> tuple[int, float, float, str]:
         if line.forgetting is None or line.keeping is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amends.report import build, pareto, words
+from amends.report import build, pareto, side_by_side, words
 from amends.report.figures import bars
 from amends.report.leaderboard import Board
 from amends.report.load import mapping, rows
@@ -30,6 +30,8 @@ def context(board: Board) -> dict[str, Any]:
         "profile": str(values.get("profile") or ""),
         "paper": ", ".join(str(paper[k]) for k in ("title", "arxiv", "where") if paper.get(k)),
         "facts": [("methods", str(len(board.standings))), *build.facts(run)],
+        "sides": side_by_side.heading(board),
+        "pairs": side_by_side.lines(board) if side_by_side.variants(board) else [],
         "plots": _plots(board),
         "every": build.every(board.table),
         "recovery": _recovery(board),

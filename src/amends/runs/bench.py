@@ -1,10 +1,11 @@
 """A bench: one recipe with a place in it, into which each method preset is put as one stage.
 
-The file is a recipe (data, subject, original, retrained model, measurements, attacks, claims) with six keys of its own.
+The file is a recipe (data, subject, original, retrained model, measurements, attacks, claims) with seven keys of its own.
 `stage` is what every method's stage begins from; `settings` holds what one method needs besides, at this scale; `rank` says by
 which two measurements methods are put in order; `steps` cuts every method short, for smoke runs; `for` names the kind of
 model, language where it is left out, and so which presets there are. A method's own stage
 is, in this order: the length and learning rate of its preset, `stage`, the preset's parts, its `settings`, `steps`.
+`variants` runs every method again from another model, such as a sparse one (`runs/variants.py`).
 `search` says how settings are looked for (`runs/search.py`); with it, what is found takes the place of `settings`.
 An attack with `if_installed: MODULE` is left out, and named, where the module is missing.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,17 @@ from amends.core.errors import UserError, nearest
 from amends.core.spec import Fraction, build, spec
 from amends.runs import overrides as layers
 from amends.runs.claims import Claim
-from amends.runs.methods import KINDS, Method, find_method, packaged_methods
+from amends.runs.methods import KINDS, Method, packaged_methods
 from amends.runs.recipe import Recipe, Resolved, attack_name, build_recipe, read
 from amends.runs.search import Search, names_of
+from amends.runs.variants import Variant, build_variants, methods_of, names_with, own_values
 
-OWN = ("stage", "settings", "rank", "steps", "search", "for")
+OWN = ("stage", "settings", "rank", "steps", "search", "for", "variants")
 """Keys of a bench that a recipe has not."""
 REFERENCES = "references"
 """The run that makes the original and the retrained model, before the methods' own."""
+ORIGINAL = "original"
+"""The stage that every method starts from, but for a variant's."""
 
 
 @spec
@@ -65,6 +69,8 @@ class Bench:
     """Which settings to try."""
     expect: tuple[Claim, ...] = ()
     """What the methods are expected to do, one beside the other."""
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    """Other models that every method is run on as well."""
 
     @property
     def print(self) -> str:
@@ -79,6 +85,14 @@ class Bench:
         """The recipe of one method. Raises UserError when the method does not fit the bench."""
         return self._resolved(method.name, {**self.template["stages"], method.name: self.stage_of(method)}, seeds)
 
+    def methods(self, names: Sequence[str]) -> list[Method]:
+        """The methods called so, in every variant; `all` for every one. Raises UserError with the nearest name."""
+        return methods_of(names, self.kind, self.variants)
+
+    def start(self, method: Method) -> str:
+        """The stage that a method starts from."""
+        return self.variants[method.variant].start if method.variant else ORIGINAL
+
     def trials(self, method: Method) -> tuple[Resolved, list[dict[str, Any]]]:
         """The recipe whose stages are a method's trials, and the settings of each.
 
@@ -86,8 +100,8 @@ class Bench:
         """
         if self.search is None:
             raise UserError(f"{self.name}: search: the bench does not say what to try: give it `search.over`")
-        settings = self.search.trials(method.name)
-        own = self.settings.get(method.name, {})
+        settings = self.search.trials(method)
+        own = own_values(self.settings, method)
         each = [replace(self, settings={method.name: {**own, **trial}}).stage_of(method) for trial in settings]
         tree = layers.apply({**self.template, "attack": []}, self.search.changes, "search.changes:")
         stages = {**tree["stages"], **dict(zip(names_of(settings), each, strict=True))}
@@ -106,8 +120,8 @@ class Bench:
         optim = {"use": "adamw", "lr": method.rate(self.kind), **common.pop("optim", {})}
         length = {} if {"steps", "epochs"} & set(common) else {"epochs": method.epochs}
         first = {k: v for k, v in {**length, "optim": optim}.items() if k in takes}
-        tree = {"use": use, "from": "original", **first, **common, **method.stage}
-        own = self.settings.get(method.name, {})
+        tree = {"use": use, "from": ORIGINAL, **first, **common, **method.stage}
+        own = own_values(self.settings, method)
         for key, other in (("epochs", "steps"), ("steps", "epochs")):
             if key in own:
                 tree.pop(other, None)
@@ -115,7 +129,7 @@ class Bench:
         if self.steps is not None and "steps" in takes:
             tree.pop("epochs", None)
             tree["steps"] = self.steps
-        return tree
+        return self.variants[method.variant].around(tree) if method.variant else tree
 
 
 @dataclass(frozen=True)
@@ -179,14 +193,8 @@ def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Pl
     references = bench.references(seeds)
     data = references.recipe.data.load(seeds[0])
     references.recipe.check_data(data)
-    entries = tuple(_entry(bench, method, seeds, data) for method in chosen_methods(methods, bench.kind))
+    entries = tuple(_entry(bench, method, seeds, data) for method in bench.methods(methods))
     return Plan(bench, seeds, references, entries, folder_of_bench(bench, runs))
-
-
-def chosen_methods(names: Sequence[str], kind: str = "language") -> list[Method]:
-    """The presets called so, or every one for `all`. Raises UserError with the nearest name."""
-    every = list(names) == ["all"]
-    return list(packaged_methods(kind).values()) if every else [find_method(n, kind) for n in dict.fromkeys(names)]
 
 
 def folder_of_bench(bench: Bench, runs: Path) -> Path:
@@ -228,7 +236,8 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
     for name, values in settings.items():
         if not isinstance(values, Mapping):
             raise UserError(f"{what}: settings.{name}: expected a mapping of keys, such as {{lr: 1e-4, epochs: 10}}")
-    known = packaged_methods(kind)
+    variants = build_variants(own["variants"], tree.get("stages") or {}, what)
+    known = names_with(packaged_methods(kind), variants)
     unknown = next((name for name in settings if name not in known), None)
     if unknown is not None:
         raise UserError(f"{what}: settings.{unknown}: no such method{nearest(unknown, known)}")
@@ -238,10 +247,10 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
     name, rank = str(tree.pop("name")), build(Rank, own["rank"], "rank")
     search = None if own["search"] is None else build(Search, own["search"], "search")
     if search is not None:
-        search.check("search", packaged_methods(kind))
+        search.check("search", known)
     claims = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(tree.pop("expect", None) or ()))
     template = {**tree, "attack": attacks}
-    bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, kind, search, claims)
+    bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, kind, search, claims, variants)
     references = bench.references((0,)).recipe
     _check_rank(references, bench.rank)
     _check_claims(bench, references)
@@ -249,7 +258,7 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
 
 
 def _check_claims(bench: Bench, references: Recipe) -> None:
-    stages = [*(s.name for s in references.stages), *packaged_methods(bench.kind)]
+    stages = [*(s.name for s in references.stages), *names_with(packaged_methods(bench.kind), bench.variants)]
     metrics = [m.name for m in references.measure]
     for i, claim in enumerate(bench.expect):
         claim.check(f"expect.{i}", stages, metrics, [attack_name(a) for a in references.attack])

@@ -18,12 +18,13 @@ from typing import Any
 from amends.core.errors import UserError
 from amends.core.protocols import Executor
 from amends.runs import console
-from amends.runs.bench import REFERENCES, Bench, Entry, Plan, chosen_methods, folder_of_bench
+from amends.runs.bench import REFERENCES, Bench, Entry, Plan, folder_of_bench
 from amends.runs.claims import quantity
 from amends.runs.executors.base import LOG
 from amends.runs.recipe import Resolved
 from amends.runs.record import SCHEMA, read_json, write_text
 from amends.runs.search import best_of, folder_of, read_trials, trial_rows
+from amends.runs.variants import own_values
 
 RECIPE = "bench.yaml"
 """Each run's recipe, in its folder."""
@@ -90,10 +91,11 @@ def look(
         raise UserError(f"{bench.name}: search: the bench does not say what to try: give it `search.over`")
     bench.search.check_apart(seeds)
     root = folder_of_bench(bench, runs)
-    ready, tried = {}, {}
-    for method in chosen_methods(methods, bench.kind):
+    ready, tried, starts = {}, {}, {}
+    for method in bench.methods(methods):
         try:
             ready[method.name] = bench.trials(method)
+            starts[method.name] = bench.start(method)
         except UserError as error:
             tried[method.name] = {"why": _short(str(error)), "trials": []}
     places = {name: folder_of(root, name) for name in ready}
@@ -104,7 +106,8 @@ def look(
     for name, (_, points) in ready.items():
         results, stages = _results(places[name]), _manifest(places[name]).get("stages", ())
         floor = bench.search.at_least * next(
-            (r["value"] for r in results["measurements"] if (r["subject"], r["name"]) == ("original", bench.rank.keeping)), 0.0
+            (r["value"] for r in results["measurements"] if (r["subject"], r["name"]) == (starts[name], bench.rank.keeping)),
+            0.0,
         )
         trials = read_trials(results, stages, points, bench.rank)
         best = best_of(trials, better, floor)
@@ -139,7 +142,8 @@ def _add(plan: Plan, entry: Entry, first: Mapping[str, Any], found: dict[str, An
         {
             "name": name, "summary": entry.method.summary, "arxiv": entry.method.arxiv,
             "status": "missing" if not here else "partial" if missing else "ok", "missing": missing,
-            "tuned": dict(plan.bench.settings.get(name, {})),
+            "preset": entry.method.preset, "variant": entry.method.variant,
+            "tuned": own_values(plan.bench.settings, entry.method),
             "stage": entry.resolved.tree["stages"][name] if entry.resolved is not None else None,
         }
     )  # fmt: skip

@@ -37,6 +37,13 @@ class Method:
     """The packaged recipe that shows it, where it is not the first one with the same terms."""
     kinds: tuple[str, ...] = ("language",)
     """The kinds of model it is for."""
+    variant: str = ""
+    """The variant of a bench that runs it; empty for the method as it is."""
+
+    @property
+    def preset(self) -> str:
+        """The name of its file, whatever variant of a bench runs it."""
+        return self.name.removesuffix(f"-{self.variant}") if self.variant else self.name
 
     @property
     def objective(self) -> tuple[Mapping[str, Any], ...]:

@@ -21,6 +21,7 @@ from pydantic import SkipValidation
 from amends.core.errors import UserError, nearest
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Fraction, Natural, spec
+from amends.runs.methods import Method
 
 P = TypeVar("P")
 ALL = "all"
@@ -42,11 +43,14 @@ class Search:
     changes: Annotated[Mapping[str, Any], SkipValidation] = field(default_factory=dict)
     """Overrides of the recipe for the trials alone: quicker measurements, no attack."""
 
-    def trials(self, method: str) -> list[dict[str, Any]]:
-        """The settings to try, in a fixed order; at least one, which may be no change at all."""
-        axes = {**self.over.get(ALL, {}), **self.over.get(method, {})}
+    def trials(self, method: Method) -> list[dict[str, Any]]:
+        """The settings to try, in a fixed order; at least one, which may be no change at all.
+
+        A method's variants try what the method tries, unless they are given values of their own.
+        """
+        axes = {**self.over.get(ALL, {}), **(self.over.get(method.name) or self.over.get(method.preset, {}))}
         points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        return drawn(points, self.budget, self.seed, method)
+        return drawn(points, self.budget, self.seed, method.preset)
 
     def check(self, at: str, methods: Iterable[str]) -> None:
         """Raises UserError for a method that does not exist, or values that are no list."""

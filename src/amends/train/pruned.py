@@ -7,6 +7,8 @@ over the whole model:
   `rewind` steps, train on from there under the mask with the schedule of that step.
 - IMP (arXiv 1912.05671): the same in rounds, each of which prunes the same share of what is left, so that after all of
   them (1 - sparsity) is left; 20 % a round makes 95 % in 13 rounds.
+- `when: given`: the start model is trained already, so it is pruned as it is and trained on under the mask, without going back
+  (arXiv 1506.02626): the cheapest way, and one for a model whose training nobody wants to repeat.
 - SynFlow (arXiv 2006.05467): `by: synflow`, `when: fresh`, 100 rounds before any training; SNIP is `by: saliency` in one.
 
 `rewind: 0` goes back to the first weights (the lottery ticket), null does not go back: what is left is trained for another
@@ -55,8 +57,8 @@ class Pruned:
     """What scores the weights; the smallest scores are pruned."""
     rounds: Count = 1
     """In how many rounds: 1 is OMP, 100 usual for SynFlow."""
-    when: Literal["trained", "fresh"] = "trained"
-    """Whether weights are scored after each training, or before the only one."""
+    when: Literal["trained", "fresh", "given"] = "trained"
+    """Whether weights are scored after each training, before the only one, or as the start model has them."""
     rewind: Natural | None = 0
     """The step of training to whose weights the rest goes back; null: it stays where it is."""
     which: Which = "convolutions"
@@ -82,19 +84,21 @@ class Pruned:
         """The training's; raises UserError for a training that is none, and for a step to go back to that it does not have."""
         if not isinstance(self.train, Train):
             raise UserError(f"pruned.train: expected a stage `train`, and this is {type(self.train).__name__.lower()}")
+        if self.when == "given" and self.rewind is not None:
+            raise UserError("pruned.rewind: with `when: given` there is no training to go back in: set it to null")
         if self.rewind is not None and self.rewind >= self.train.steps:
             raise UserError(f"pruned.rewind: the training has {self.train.steps} steps, so none is number {self.rewind}")
         return self.train.objective_on(data)
 
     def _parts(self, subject: Any, data: Bundle, run: Context) -> Iterator[Outcome | Mask]:
         """What is trained, one after another, and the last mask once it is known."""
-        after_training, mask = self.when == "trained", None
+        after_training, mask = self.when != "fresh", None
         begin = (self.rewind or 0) if after_training else 0
         if begin:
             yield self._trained(subject, data, run, "early", None, 0, begin)
         early = _copy(subject)
         for round_ in range(1, self.rounds + 1):
-            if after_training:
+            if after_training and not (self.when == "given" and round_ == 1):
                 yield self._trained(subject, data, run, f"round-{round_}", mask, begin, self.train.steps)
             mask = self._mask(subject, data, run, (1 - self.sparsity) ** (round_ / self.rounds))
             if after_training and self.rewind is not None:
