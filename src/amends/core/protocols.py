@@ -33,6 +33,8 @@ class Need(StrEnum):
     """The start model's full distribution: a second forward, by the adapter switched off or by a frozen copy."""
     ALTERNATIVE = "alternative"
     """Another answer to the same prompt (a refusal, another label)."""
+    ALTERNATIVE_ONLY = "alternative_only"
+    """Besides ALTERNATIVE: the row's own answer is not looked at, and not run where no other term of the role does."""
     HIDDEN = "hidden"
     """Activations inside the policy, at a block that the term names: a forward that stops there."""
     REFERENCE_HIDDEN = "reference_hidden"

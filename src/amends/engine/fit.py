@@ -136,6 +136,7 @@ class _Loop:
         return Loader(
             self.subject, role, self.data[role], alternatives, rows=self.batch, seed=self.run.seed, micro=self.micro,
             rank=self.parallel.rank, world=self.parallel.world,
+            own=not terms or any(Need.ALTERNATIVE_ONLY not in w.term.needs for w in terms),
         )  # fmt: skip
 
     def _reference(self, reference: Literal["start"] | Reference | None) -> Reference | None:

@@ -25,7 +25,7 @@ POOL = 16
 
 @dataclass(frozen=True)
 class Micro:
-    """What one forward sees: `num_rows` rows, followed by as many alternatives where the role has them."""
+    """What one forward sees: `num_rows` rows, followed by their alternatives; no rows where only alternatives are asked for."""
 
     batch: Batch
     num_rows: int
@@ -36,13 +36,15 @@ class Loader:
 
     def __init__(
         self, subject: Any, role: Role, samples: Sequence[Sample], alternatives: Mapping[str, Sample] | None,
-        *, rows: int, seed: int, micro: int | None = None, rank: int = 0, world: int = 1,
+        *, rows: int, seed: int, micro: int | None = None, rank: int = 0, world: int = 1, own: bool = True,
     ) -> None:  # fmt: skip
+        """`own`: whether the rows' own answers are run, or their alternatives alone."""
         if not samples:
             raise UserError(f"role '{role}' is empty: there is nothing to train on")
         self.subject, self.role, self.seed, self.micro, self.rank, self.world = subject, role, seed, micro, rank, world
         self.encoded = [subject.encode(s) for s in samples]
         self.alternatives = self._pairs(samples, alternatives) if alternatives is not None else None
+        self.own = own or alternatives is None
         self.num_batches = -(-len(samples) // rows)
         if len(samples) // self.num_batches < world:
             raise UserError(f"role '{role}': a batch of {rows} row(s) cannot be split over {world} processes")
@@ -95,11 +97,12 @@ class Loader:
         smallest = len(rows) // self.world
         pieces = 1 if self.micro is None else max(1, -(-smallest // self.micro))
         mine = _even(range(len(rows))[self.rank :: self.world], pieces)
+        num = len if self.own else lambda _: 0
         if not self.subject.stochastic:
-            return [Micro(self._collate([rows[i] for i in piece]), len(piece)) for piece in mine]
+            return [Micro(self._collate([rows[i] for i in piece]), num(piece)) for piece in mine]
         whole = draw(self.subject, self._collate(rows), len(rows), rng(self.seed, "draw", self.role, step))
-        halves = 1 if self.alternatives is None else 2  # drawn for the whole batch, so that a split changes nothing
-        return [Micro(whole.take([i + h * len(rows) for h in range(halves) for i in piece]), len(piece)) for piece in mine]
+        halves = len(whole) // len(rows)  # drawn for the whole batch, so that a split changes nothing
+        return [Micro(whole.take([i + h * len(rows) for h in range(halves) for i in piece]), num(piece)) for piece in mine]
 
     def whole(self, step: int) -> Batch:
         """All rows of the step's batch, over all processes, without alternatives; with the choices that `at` draws."""
@@ -109,7 +112,7 @@ class Loader:
     def _collate(self, rows: list[Encoded]) -> Batch:
         if self.alternatives is None:
             return self.subject.collate(rows)
-        return self.subject.collate([*rows, *(self.alternatives[r.id] for r in rows)])
+        return self.subject.collate([*(rows if self.own else ()), *(self.alternatives[r.id] for r in rows)])
 
 
 def draw(subject: Any, batch: Batch, num_rows: int, generator: torch.Generator) -> Batch:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from amends.core.errors import NeedsReference, UserError
+from amends.core.protocols import Need
 from amends.core.types import Batch, Hidden, Likelihood, Role
 
 
@@ -51,7 +52,7 @@ class _Still:
 
 
 class RoleView:
-    """Rows, and after them their alternatives, from ONE forward of each model."""
+    """Rows, and after them their alternatives, from ONE forward of each model; `num_rows` is 0 where no term needs the rows."""
 
     def __init__(self, subject: Any, batch: Batch, num_rows: int, reference: Any | None, beside: Beside | None = None) -> None:
         self._subject, self._all, self._num_rows, self._reference = subject, batch, num_rows, reference
@@ -74,17 +75,22 @@ class RoleView:
     @property
     def batch(self) -> Batch:
         """The rows without their alternatives."""
-        return self._all.rows(0, self._num_rows)
+        return self._all.rows(0, self._own())
 
     @property
     def policy(self) -> Likelihood:
         """The model in training, with gradient."""
-        return self._policy if self._num_rows == len(self._all) else self._policy.rows(0, self._num_rows)
+        return self._policy if self._own() == len(self._all) else self._policy.rows(0, self._num_rows)
 
     @property
     def reference(self) -> Likelihood:
         """The start model, without gradient."""
-        return self._ref if self._num_rows == len(self._all) else self._ref.rows(0, self._num_rows)
+        return self._ref if self._own() == len(self._all) else self._ref.rows(0, self._num_rows)
+
+    def _own(self) -> int:
+        if not self._num_rows:
+            raise UserError(f"every term of these rows declared {Need.ALTERNATIVE_ONLY}, so their own answers were not run")
+        return self._num_rows
 
     def hidden(self, at: float) -> Hidden:
         """The policy's activations behind a block, of the rows without their alternatives."""
@@ -124,11 +130,15 @@ class _Half:
 
     @property
     def policy(self) -> Likelihood:
-        return self._whole._policy.rows(self._whole._num_rows, len(self._whole._all))
+        return self._half(self._whole._policy)
 
     @property
     def reference(self) -> Likelihood:
-        return self._whole._ref.rows(self._whole._num_rows, len(self._whole._all))
+        return self._half(self._whole._ref)
+
+    def _half(self, both: Likelihood) -> Likelihood:
+        start = self._whole._num_rows
+        return both.rows(start, len(self._whole._all)) if start else both
 
     def hidden(self, at: float) -> Hidden:
         raise UserError("activations are those of a role's own rows, not of their alternatives")

@@ -1,9 +1,9 @@
 """What a listing says of a method besides its paper: what a step costs against fine-tuning, and which recipe shows it.
 
 The cost follows from what the terms need (`amends.core.protocols.Need`) and from how the engine meets it: one forward
-and one backward for each role, twice the rows where another answer is needed, numbers of the start model computed once
-where one a row is enough, and a second model where its whole prediction or its activations are. Fine-tuning is one
-forward and one backward; a backward is counted as two forwards.
+and one backward for each role, twice the rows where another answer is needed besides their own, numbers of the start
+model computed once where one a row is enough, and a second model where its whole prediction or its activations are.
+Fine-tuning is one forward and one backward; a backward is counted as two forwards.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def cost(terms: Iterable[Any], before: Iterable[str] = ()) -> Cost:
     once: list[str] = []
     for role, own in roles.items():
         needs = _needs(own)
-        rows = 2 if Need.ALTERNATIVE in needs else 1
+        halved = all(Need.ALTERNATIVE_ONLY in _needs([t]) for t in own)
+        rows = 2 if Need.ALTERNATIVE in needs and not halved else 1
         whole = rows if any(Need.HIDDEN not in t.needs for t in own) else 0
         inner = int(Need.HIDDEN in needs)
         backwards += whole + inner

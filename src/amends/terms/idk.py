@@ -20,7 +20,7 @@ from amends.core.types import Mean, Role
 class Idk:
     """Refusal training (IdkNLL, PO): the model learns to say that it does not know."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERNATIVE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERNATIVE, Need.ALTERNATIVE_ONLY})
     role: Role = "forget"
     """Whose questions are to be declined."""
     per: Per = "token"
