@@ -1,12 +1,14 @@
-"""What a step of random labels costs on ResNet-18: alternatives alone against both halves of the forget rows.
+"""What a step of random labels costs on ResNet-18: alternatives alone against both halves, and each layout of the images.
 
 Ways are interleaved, so that drift of the machine cancels; each fit runs `--steps` steps on made images of CIFAR's size.
-`both` is the same objective with a term of weight 0 that asks for the forget rows' own answers.
+`both` is the same objective with a term of weight 0 that asks for the forget rows' own answers; `last` is `alone` with
+`layout: channels_last`.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ from amends.terms.nll import NLL
 
 ALONE = [Weighted(term=Idk()), Weighted(term=NLL())]
 BOTH = [*ALONE, Weighted(term=Ascent(), weight=0.0)]
+
+COMPARED = (("both halves / alternatives alone", "both", "alone", 1.3), ("contiguous / channels last", "alone", "last", 1.0))
 
 
 def images(rows: int) -> Bundle:
@@ -58,19 +62,20 @@ def main() -> None:
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     data = images(2 * chosen.rows)
-    subject = ImageClassifier(net="resnet18", width=chosen.width).load(data, 0)
-    ways = {"alone": ALONE, "both": BOTH}
+    net = ImageClassifier(net="resnet18", width=chosen.width)
+    plain, last = net.load(data, 0), replace(net, layout="channels_last").load(data, 0)
+    ways = {"alone": (plain, ALONE), "both": (plain, BOTH), "last": (last, ALONE)}
     times: dict[str, list[Clock]] = {way: [] for way in ways}
     for repetition in range(chosen.reps + 1):
         for way in list(ways) if repetition % 2 else reversed(list(ways)):
-            clock = seconds(subject, ways[way], data, chosen)
+            clock = seconds(*ways[way], data, chosen)
             if repetition:  # the first one warms up
                 times[way].append(clock)
     figures = [figure(f"cpu: one step, {way}", [c.cpu for c in clocks], unit="s") for way, clocks in times.items()]
     for clock in ("cpu", "wall"):
-        ratios = [getattr(a, clock) / getattr(b, clock) for a, b in zip(times["both"], times["alone"], strict=True)]
-        target = {"at_least": 1.3} if clock == "cpu" else {}
-        figures.append(figure(f"{clock}: both halves / alternatives alone", ratios, **target))
+        for name, above, below, least in COMPARED:
+            ratios = [getattr(a, clock) / getattr(b, clock) for a, b in zip(times[above], times[below], strict=True)]
+            figures.append(figure(f"{clock}: {name}", ratios, **({"at_least": least} if clock == "cpu" else {})))
     report(figures, {"net": f"resnet18 width {chosen.width}", "rows": chosen.rows, "threads": chosen.threads}, chosen)
 
 

@@ -64,7 +64,8 @@ def pruned(world: Any, stage: Pruned, **more: Any) -> tuple[Any, Memory]:
 @pytest.mark.parametrize("stage", [
     Pruned(train=TRAIN, sparsity=0.8), Pruned(train=TRAIN, sparsity=0.8, rounds=3, rewind=2),
     Pruned(train=TRAIN, sparsity=0.8, rewind=None),
-    Pruned(train=TRAIN, sparsity=0.8, when="given", rewind=None), Pruned(train=TRAIN, sparsity=0.8, by=SynFlow(), when="fresh", rounds=20),
+    Pruned(train=TRAIN, sparsity=0.8, when="given", rewind=None),
+    Pruned(train=TRAIN, sparsity=0.8, by=SynFlow(), when="fresh", rounds=20),
     Pruned(train=TRAIN, sparsity=0.8, by=Saliency(), when="fresh"), Pruned(train=TRAIN, sparsity=0.8, which="weights"),
 ])  # fmt: skip
 def test_the_share_that_was_asked_for_is_zero_and_said_so(classifier_world: Any, stage: Pruned, tmp_path: Path) -> None:

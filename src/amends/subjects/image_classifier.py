@@ -66,6 +66,8 @@ class ImageClassifier:
     """Deviation of each channel in 0..1."""
     augment: Augment | None = None
     """Flips and shifts of training images."""
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    """How images lie in memory: `channels_last` trains convolutions faster on a processor, and changes results by rounding."""
 
     def content(self) -> str:
         """Names, sizes and times of local weight files."""
@@ -86,7 +88,7 @@ class ImageClassifier:
         if image.shape[0] not in (1, channels):
             raise UserError(f"subject: the model reads {channels} channel(s), and the images have {image.shape[0]}")
         mean, std = self._normal(net, own, data, channels)
-        module = Pixels(net, mean, std, self.size or own.get("size"), channels)
+        module = Pixels(net, mean, std, self.size or own.get("size"), channels, self.layout == "channels_last")
         return Classifier(module.eval(), augment=self.augment)
 
     def _num_classes(self, data: Bundle, rows: Iterable[Sample]) -> int:

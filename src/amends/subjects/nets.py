@@ -17,7 +17,9 @@ from torch.nn.functional import interpolate, relu
 class Pixels(nn.Module):
     """Images in 0..1 to logits: grey made colour where the network wants that, scaled, normalised, and through `net`.
 
-    Mean and deviation are buffers, so that they are saved with the weights and a model cannot meet the wrong ones.
+    Mean and deviation are buffers, so that they are saved with the weights and a model cannot meet the wrong ones. With
+    `channels_last` the images lie in memory with their channels innermost, and so does all that convolutions make of them:
+    processors compute it faster. The weights stay as they are, so masks, shards and files of them do.
     """
 
     mean: Tensor
@@ -25,9 +27,10 @@ class Pixels(nn.Module):
 
     def __init__(
         self, net: nn.Module, mean: Sequence[float] = (), std: Sequence[float] = (), size: int | None = None, channels: int = 0,
+        channels_last: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.net, self.size, self.channels = net, size, channels
+        self.net, self.size, self.channels, self.channels_last = net, size, channels, channels_last
         if mean:
             self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
             self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
@@ -40,6 +43,8 @@ class Pixels(nn.Module):
             image = interpolate(image, (self.size, self.size), mode="bilinear", antialias=image.shape[-1] > self.size)
         if "mean" in self._buffers:
             image = (image - self.mean) / self.std
+        if self.channels_last:  # a clone of the permuted image: `contiguous(memory_format=...)` is unknown to torch.func.vmap
+            image = image.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
         found = self.net(image)
         return getattr(found, "logits", found)
 
