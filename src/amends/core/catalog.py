@@ -32,6 +32,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "attributions": ("attribution/*.py",),
     "augments": ("augment/*.py",),
     "attacks": ("attack/*.py",),
+    "auditors": ("audit/*.py",),
     "optim": ("engine/optim.py",),
     "guards": ("engine/guards.py",),
 }

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LAYERS_THAT_CHANGE_RESULTS = (
-    "core", "data", "subjects", "engine", "terms", "edits", "attribution", "augment", "metrics", "attack", "train", "unlearn",
+    "core", "data", "subjects", "engine", "terms", "edits", "attribution", "augment", "metrics", "attack", "audit", "train",
+    "unlearn",
 )  # fmt: skip
 
 

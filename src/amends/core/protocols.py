@@ -1,6 +1,6 @@
 """What each part must be able to do. Small capability protocols: no base class, nothing to inherit.
 
-Scores, Evidence, Auditor and Mark join this file with the first system that uses them.
+Evidence and Mark join this file with the first system that uses them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from amends.core.types import Batch, Better, Encoded, Hidden, Likelihood, Mean, Measurement, Role, Sample
+from amends.core.types import Batch, Better, Encoded, Hidden, Likelihood, Mean, Measurement, Role, Sample, Scores
 
 if TYPE_CHECKING:
     import torch
@@ -270,6 +270,33 @@ class Informed(Protocol):
 
     def held(self, data: Bundle, seed: int) -> frozenset[str]:
         """Their ids; what comes back is also read on the other rows alone."""
+        ...
+
+
+@runtime_checkable
+class Auditor(Protocol):
+    """Finds rows that should not have been trained on, with the model that was trained on them.
+
+    It gets the rows without what is known of them (`poisoned`, `clean_label`) and must leave the model as it found it. It
+    may train something of its own (a mask) with the run's streams and checkpoints, and may leave pictures in the run's folder.
+    """
+
+    @property
+    def name(self) -> str:
+        """What results, folders and claims call it: letters, digits, `-` and `_`."""
+        ...
+
+    @property
+    def role(self) -> Role:
+        """The rows that are looked at."""
+        ...
+
+    def check(self, data: Bundle, subject: Any | None) -> None:
+        """Raises UserError for what `scores` would refuse, before any work: of the data, then of a model by its shapes."""
+        ...
+
+    def scores(self, subject: Any, data: Bundle, run: Context) -> Scores:
+        """A score and perhaps a flag for every row of the role; the order of rows and the size of batches change nothing."""
         ...
 
 

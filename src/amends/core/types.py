@@ -139,6 +139,24 @@ class Mean(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """What an auditor found in rows: how suspicious each is, and which it would have removed."""
+
+    score: Mapping[str, float]
+    """Row id -> 0..1, higher is more suspicious."""
+    flagged: frozenset[str]
+    """The ids that the auditor's own rule picks; a threshold on the score or not."""
+    note: str = ""
+    """What a reader must know before trusting them, such as that a detector had nothing to work on."""
+
+    def __post_init__(self) -> None:
+        """A score outside 0..1, or a flag on a row without a score, is a defect of the auditor."""
+        wrong = next((f"{row}: {s}" for row, s in self.score.items() if not 0 <= s <= 1), None)
+        if wrong is not None or not self.flagged <= self.score.keys():
+            raise ValueError(f"scores must lie in 0..1, and flags on rows that have one ({wrong or 'a flag has none'})")
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One number with its uncertainty: 95 % interval `low`..`high` over `n` rows, and each row's own score."""
 

@@ -1,9 +1,11 @@
-"""What is to be forgotten of a labelled data set, and what stays: by class, at random, by group, by id, or what was poisoned.
+"""What is to be forgotten of a labelled data set, and what stays: by class, at random, by group, by id, or what was poisoned,
+or what an auditor flags.
 
 The settings of the field (arXiv 2304.04934, section 4; UGradSL, arXiv 2406.07698): a class, a share of random rows, a
 group inside a superclass, planted rows. Where no row of a class is left to train on, that class also leaves `test`, as in
 the papers' code, and stands in `test_forget`; so TA and membership inference rest on the classes that stay. Rows under
-`ids` or in `file` are whatever an auditor has flagged.
+`ids` or in `file` are whatever an auditor has flagged. With `by: audit` an auditor of the same run decides (the recipe's key
+`audit`): until then all training rows stand in `train`, and afterwards the bundle is the one that `by: ids` gives.
 
 Copies of a forgotten row (the same content under another id) leave the retain set as well, since a model that is retrained
 on a copy has seen the row; the notes say how many. `valid` rows are set aside from those that stay: never trained on, and
@@ -12,8 +14,8 @@ free to choose settings by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +31,7 @@ from amends.data.rows import numbered_lines, numbered_rows
 from amends.data.splits import how_many, shuffled, split_off
 from amends.data.text import spread
 
-By = Literal["class", "random", "group", "ids", "poisoned"]
+By = Literal["class", "random", "group", "ids", "poisoned", "audit"]
 SHARES: Mapping[str, float] = {"random": 0.1}
 """How much is forgotten where nothing is said: a tenth of random rows, else all that was named."""
 
@@ -41,7 +43,8 @@ class Labelled:
     of: Annotated[Any, Part("data"), SkipValidation]
     """The source of the rows; it has the roles train and test."""
     by: By = "class"
-    """What is forgotten: classes, random rows, groups inside superclasses, rows by their id, poisoned rows."""
+    """What is forgotten: classes, random rows, groups inside superclasses, rows by their id, poisoned rows, or what the
+    recipe's `audit` flags."""
     classes: tuple[int | str, ...] = ()
     """The classes, or groups, by name or number."""
     share: Positive | None = None
@@ -58,8 +61,13 @@ class Labelled:
     """Only this many rows of train and test each, or of those named, spread evenly."""
 
     def load(self, seed: int) -> Bundle:
-        """Roles forget, retain, test; valid, test_forget, test_retain and triggered where they apply."""
+        """Roles forget, retain, test; valid, test_forget, test_retain and triggered where they apply.
+
+        With `by: audit` train, test and triggered.
+        """
         source = _merged(self._limited(self.of.load(seed)), self.superclasses)
+        if self.by == "audit":
+            return self._whole(source)
         gone, touched = self._forgotten(source, seed)
         marks = {row.id for row in gone}
         left = [row for row in source["train"] if row.id not in marks]
@@ -75,6 +83,18 @@ class Labelled:
         alternatives = {row.id: _other(row, len(source.classes), seed) for row in gone}
         filled = {role: rows for role, rows in roles.items() if rows}
         return Bundle(filled, alternatives, tuple(notes), source.classes).check()
+
+    def flagged(self, seed: int, ids: Iterable[str]) -> Bundle:
+        """The bundle once an auditor has decided: these rows are `forget`; `train` stays, for it is what was trained on."""
+        split: Bundle = replace(self, by="ids", ids=tuple(ids)).load(seed)
+        return split.with_role("train", self.load(seed)["train"])
+
+    def _whole(self, source: Bundle) -> Bundle:
+        for key in ("classes", "share", "ids", "file", "valid"):
+            if getattr(self, key):
+                raise UserError(f"data.{key}: with `by: audit` the auditor says which rows go: leave it out")
+        roles = {role: source.roles[role] for role in ("train", "test", "triggered") if source.roles.get(role)}
+        return Bundle(roles, notes=source.notes, classes=source.classes).check()
 
     def _limited(self, source: Bundle) -> Bundle:
         for role in ("train", "test"):

@@ -24,8 +24,21 @@ def likelihoods(
     subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None
 ) -> Iterator[tuple[Batch, Likelihood]]:
     """Batches of rows sorted by length, with their likelihoods; a stochastic subject draws the same choices each time."""
+    for batch in batches(subject, samples, seed=seed, device=device):
+        yield batch, subject.likelihood(batch)
+
+
+def batches(
+    subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None, most: int | None = None
+) -> Iterator[Batch]:
+    """The rows in batches of similar length, on a device; the model is in evaluation mode while they are read.
+
+    Args:
+        most: padded positions of a batch; by default what suits the model's device.
+    """
     encoded = sorted((subject.encode(s) for s in samples), key=lambda e: (e.size, e.id))
-    most = TOKENS if next(subject.module.parameters()).device.type != "cpu" else min(TOKENS, CPU_TOKENS)
+    on_cpu = next(subject.module.parameters()).device.type == "cpu"
+    most = most or (min(TOKENS, CPU_TOKENS) if on_cpu else TOKENS)
     was_training = subject.call.training
     subject.call.eval()
     try:
@@ -34,10 +47,8 @@ def likelihoods(
             stop = start + 1
             while stop < len(encoded) and (stop + 1 - start) * encoded[stop].size <= most:
                 stop += 1
-            rows = encoded[start:stop]
-            batch = subject.draw(subject.collate(rows), rng(seed, "score", start))
-            batch = batch.to(device) if device is not None else batch
-            yield batch, subject.likelihood(batch)
+            batch = subject.draw(subject.collate(encoded[start:stop]), rng(seed, "score", start))
+            yield batch.to(device) if device is not None else batch
             start = stop
     finally:
         subject.call.train(was_training)

@@ -1,7 +1,8 @@
 """Claims: what a recipe expects of its own run. A claim is met, missed, or not tested; it is never dropped.
 
 `that` is `<stage>.<measurement>` (`npo.utility`, `npo.probability.forget`), `<stage>.recovered.<attack>.<measurement>`
-(what an attack brings back; with `.unseen` behind it, on the rows that the attacker was not given), or `<stage>.seconds`.
+(what an attack brings back; with `.unseen` behind it, on the rows that the attacker was not given), `<stage>.seconds`, or
+`audit.<auditor>.<auroc, tpr, fpr or flagged>`.
 The bound is a number, or a factor `of` another such quantity. Values are means over seeds.
 """
 
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from amends.core.errors import UserError, nearest
 from amends.core.spec import spec
+from amends.runs.audit_entry import SUBJECT
 
 UNSEEN = "unseen"
 """Ends the name of a measurement that was read only on the rows an attacker was not given."""
@@ -37,7 +39,9 @@ class Claim:
     because: str = ""
     """Why it matters: what the paper says, or which control it is."""
 
-    def check(self, at: str, stages: Sequence[str], metrics: Sequence[str], attacks: Sequence[str]) -> None:
+    def check(
+        self, at: str, stages: Sequence[str], metrics: Sequence[str], attacks: Sequence[str], audits: Sequence[str] = ()
+    ) -> None:
         """Raises UserError when a name in the claim exists nowhere in the recipe."""
         if (self.at_least is None) == (self.at_most is None):
             raise UserError(f"{at}: give exactly one of at_least and at_most")
@@ -45,6 +49,10 @@ class Claim:
             if path is None:
                 continue
             stage, _, quantity = path.partition(".")
+            if stage == SUBJECT and audits:
+                if quantity not in audits:
+                    raise UserError(f"{at}.{key}: no auditor measures {quantity!r}{nearest(quantity, audits)}")
+                continue
             if stage not in stages:
                 raise UserError(f"{at}.{key}: no stage is called {stage!r}{nearest(stage, stages)}")
             if quantity.startswith("recovered."):
@@ -75,7 +83,7 @@ class Claim:
 Rows = Sequence[Mapping[str, Any]]
 
 
-def quantity(path: str, stages: Rows, measured: Rows, recovered: Rows) -> list[float]:
+def quantity(path: str, stages: Rows, measured: Rows, recovered: Rows, audits: Rows = ()) -> list[float]:
     """The values, one a seed, of what a claim speaks of; [] where it was not measured."""
     name, _, what = path.partition(".")
     if what == "seconds":
@@ -83,6 +91,8 @@ def quantity(path: str, stages: Rows, measured: Rows, recovered: Rows) -> list[f
     if what.startswith("recovered."):
         attack, _, metric = what.removeprefix("recovered.").partition(".")
         rows = [r for r in recovered if (r["subject"], r["attack"], r["metric"]) == (name, attack, metric)]
+    elif name == SUBJECT and audits:
+        rows = [r for r in audits if f"{r['auditor']}.{r['name']}" == what]
     else:
         rows = [r for r in measured if (r["subject"], r["attack"], r["name"]) == (name, None, what)]
     return [r["value"] for r in rows if r["value"] is not None and not math.isnan(r["value"])]

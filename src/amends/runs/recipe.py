@@ -20,6 +20,7 @@ from amends.core.spec import Count, Natural, Part, build, build_use, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
 from amends.runs import overrides as layers
+from amends.runs.audit_entry import AuditEntry, build_audit, check_source, stand_in
 from amends.runs.claims import Claim
 
 Kind = Literal["original", "retrain", "unlearned"]
@@ -83,6 +84,8 @@ class Recipe:
     """Which model."""
     stages: Annotated[tuple[StageEntry, ...], SkipValidation]
     """What is made, in order."""
+    audit: Annotated[AuditEntry | None, SkipValidation] = None
+    """Whose flags say what is forgotten, from which stage on."""
     measure: Annotated[tuple[Any, ...], Part("metrics", many=True), SkipValidation] = ()
     """What is measured of every stage."""
     against: str | None = None
@@ -98,10 +101,19 @@ class Recipe:
     expect: Annotated[tuple[Claim, ...], SkipValidation] = ()
     """Claims that the run itself checks."""
 
-    def check_data(self, data: Bundle) -> None:
-        """Raises UserError for what a stage, a metric or an attack needs: a role of the data, or a benchmark's own files."""
+    def check_data(self, data: Bundle, later: Bundle | None = None) -> None:
+        """Raises UserError for what a stage, a metric or an attack needs: a role of the data, or a benchmark's own files.
+
+        Args:
+            later: the data after the audit, where there is one; before it has been, a guess stands in.
+        """
+        whole = data
+        if self.audit is not None:
+            self.audit.check(data, None)
+            data = stand_in(self.data, data, self.seeds[0]) if later is None else later
         for stage in self.stages:
-            _at(f"stages.{stage.name}", lambda stage=stage: stage.maker.objective_on(data))
+            rows = whole if self.audit is not None and stage.name in self.audit.before else data
+            _at(f"stages.{stage.name}", lambda stage=stage, rows=rows: stage.maker.objective_on(rows))
         for i, metric in enumerate(self.measure):
             for role in sorted(metric.roles()):
                 _at(f"measure.{i} ({metric.name})", lambda role=role: data[role])
@@ -214,9 +226,12 @@ def _build(tree: dict[str, Any]) -> Recipe:
         if isinstance(tree.get(key), Mapping):
             tree[key] = build(cls, tree[key], key)
     stages = _stages(tree.pop("stages"))
+    check = tree.pop("audit", None)
+    audit = None if check is None else build_audit(check, [stage.name for stage in stages])
     claims = _list(tree.pop("expect", ()), "expect")
     expect = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(claims))
-    recipe: Recipe = build(Recipe, {**tree, "stages": stages, "expect": expect}, "recipe")
+    recipe: Recipe = build(Recipe, {**tree, "stages": stages, "audit": audit, "expect": expect}, "recipe")
+    check_source(recipe.data, audit)
     _check_names(recipe)
     _check_attacks(recipe, given="attack_measure" in tree)
     return recipe
@@ -283,7 +298,7 @@ def _check_names(recipe: Recipe) -> None:
             raise UserError(f"headline.{i}: nothing measured is called {name!r}{nearest(name, metrics)}")
     attacks = [attack_name(a) for a in recipe.attack]
     for i, claim in enumerate(recipe.expect):
-        claim.check(f"expect.{i}", stages, metrics, attacks)
+        claim.check(f"expect.{i}", stages, metrics, attacks, recipe.audit.names if recipe.audit else ())
 
 
 def _check_attacks(recipe: Recipe, given: bool) -> None:

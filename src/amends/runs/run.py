@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,12 @@ from amends.core.types import Measurement
 from amends.data.bundle import Bundle
 from amends.engine.guards import every_kth
 from amends.engine.parallel import Parallel
-from amends.metrics.evaluation import Evaluation, name_of
+from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
-from amends.runs import console, track
+from amends.runs import audits, console, track
 from amends.runs.claims import UNSEEN, quantity
+from amends.runs.describe import describe_method, shown
+from amends.runs.ending import terminable
 from amends.runs.recipe import Resolved, StageEntry, attack_name
 from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
 from amends.runs.shared import READING, STAGE, Shared
@@ -66,7 +67,7 @@ def execute(resolved: Resolved, folder: Path, *, trackers: Sequence[str] = (), s
     world = Parallel()
     folder = world.same(folder)
     record = Folder(folder, writes=world.is_main)
-    with record.locked(), _terminable():
+    with record.locked(), terminable():
         previous = folder / "manifest.json"
         record.manifest = read_json(previous) if previous.is_file() else {}
         run = _Run(resolved, record, world, Shared(stages) if stages is not None and world.is_main else None)
@@ -93,6 +94,10 @@ class _Run:
     stages: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     recovered: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    audited: list[dict[str, Any]] = field(default_factory=list)
+    waiting: list[tuple[StageEntry, StageRun]] | None = None
+    """Stages made before the audit, to be read once it has split the data; None when there is nothing to wait for."""
     answers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def go(self, trackers: Sequence[str]) -> None:
@@ -130,17 +135,16 @@ class _Run:
         data = recipe.data.load(recipe.seeds[0])
         recipe.check_data(data)
         self.data, self.data_print = data, data.fingerprint()
-        sizes = {role: len(rows) for role, rows in data.roles.items()}
         kind = {"kind": "labels", "classes": list(data.classes)} if data.labelled else {}
-        self.record.update(data={"fingerprint": self.data_print, "roles": sizes, "notes": list(data.notes), **kind})
         if seed == recipe.seeds[0]:
-            for note in data.notes:
-                self._say(note)
-            self._say("data: " + ", ".join(f"{n} {role}" for role, n in sizes.items()))
+            self.record.update(data={"fingerprint": self.data_print, **self._sizes(), **kind})
         self.keys: dict[str, str] = {}
         self.readings: dict[str, Evaluation] = {}
+        self.waiting = None if recipe.audit is None else []
         for number, stage in enumerate(recipe.stages, 1):
             self._stage(stage, number, seed)
+            if recipe.audit is not None and stage.name == recipe.audit.model:
+                self._audit(stage, seed)
         for stage in recipe.stages:
             self._measure(stage, seed)
         self._flush()
@@ -150,10 +154,43 @@ class _Run:
                     self._attack(attack, stage, number, seed)
         self._flush()
 
+    def _sizes(self) -> dict[str, Any]:
+        """Roles and notes of the data as they are now, said aloud."""
+        sizes = {role: len(rows) for role, rows in self.data.roles.items()}
+        for note in self.data.notes:
+            self._say(note)
+        self._say("data: " + ", ".join(f"{n} {role}" for role, n in sizes.items()))
+        return {"roles": sizes, "notes": list(self.data.notes)}
+
+    def _audit(self, stage: StageEntry, seed: int) -> None:
+        """Every auditor's scores and flags; the first one's say what is forgotten from here on, in readings as in stages."""
+        recipe, whole, effective = self.resolved.recipe, self.data, self._effective(stage, seed)
+        assert recipe.audit is not None
+        start = fingerprint.of(self.keys[stage.name], self.data_print, _code())
+        for i, auditor in enumerate(recipe.audit.auditors):
+            folder = self.record.path / "audits" / f"{auditor.name}{self._mark(stage, seed)}"
+            run = StageRun(f"audit by {auditor.name}", effective, folder, self.record, self.mirrors)
+            found, how = audits.conduct(auditor, lambda: self._load(stage.name, seed), whole, start, run)
+            if not (stage.once and seed != recipe.seeds[0]):
+                line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
+                self.audits, self.audited = self.audits + rows, [*self.audited, line]
+            if i == 0:
+                self.data = audits.split(recipe.data, whole, found, recipe.seeds[0])
+        self.record.update(audits=self.audited)
+        recipe.check_data(whole, self.data)
+        self.data_print = self.data.fingerprint()
+        if seed == recipe.seeds[0]:
+            self.record.update(data={**self.record.manifest["data"], **self._sizes()})
+        for made, run in self.waiting or ():
+            assert run.folder is not None
+            self.readings[made.name] = self._read(made, seed, None, run.folder / READING, run)
+        self.waiting = None
+
+    def _mark(self, stage: StageEntry, seed: int) -> str:
+        return "" if seed == self.resolved.recipe.seeds[0] or stage.once else f"-seed{seed}"
+
     def _folder(self, stage: StageEntry, number: int, seed: int, suffix: str = "") -> Path:
-        first = self.resolved.recipe.seeds[0]
-        mark = "" if seed == first or stage.once else f"-seed{seed}"
-        return self.record.path / "stages" / f"{number:02d}-{stage.name}{mark}{suffix}"
+        return self.record.path / "stages" / f"{number:02d}-{stage.name}{self._mark(stage, seed)}{suffix}"
 
     def _effective(self, stage: StageEntry, seed: int) -> int:
         return self.resolved.recipe.seeds[0] if stage.once else seed
@@ -163,6 +200,8 @@ class _Run:
             subject = self.resolved.recipe.subject.load(self.data, seed)
         if not self.fits:
             self.resolved.recipe.check_model(subject)
+            if self.resolved.recipe.audit is not None:
+                self.resolved.recipe.audit.check(self.data, subject)
             self.fits = True
         return subject
 
@@ -192,7 +231,10 @@ class _Run:
                 subject, done = self._make(stage, seed, key, folder, run)
             elif not (stage.once and seed != self.resolved.recipe.seeds[0]):
                 run.say("made before, taken as it is")
-            self.readings[stage.name] = self._read(stage, seed, subject, folder / READING, run)
+            if self.waiting is None:
+                self.readings[stage.name] = self._read(stage, seed, subject, folder / READING, run)
+            else:
+                self.waiting.append((stage, run))
         self._record_stage(stage, effective, done, cached)
 
     @contextlib.contextmanager
@@ -257,7 +299,7 @@ class _Run:
     def _read(self, stage: StageEntry, seed: int, subject: Any, path: Path, run: StageRun) -> Evaluation:
         """Everything the measurements need of a model, computed while it is in memory; afterwards no model is needed."""
         reading = self.resolved.recipe.reading
-        key = fingerprint.of(self.keys[stage.name], self.resolved.recipe.measure, reading)
+        key = fingerprint.of(self.keys[stage.name], self.data_print, self.resolved.recipe.measure, reading)
         evaluation = Evaluation(
             subject, self.data, self.resolved.recipe.seeds[0], reading.max_new_tokens, reading.batch_size, run
         )
@@ -285,12 +327,12 @@ class _Run:
     def _keep_answers(self, name: str, seed: int, evaluation: Evaluation) -> None:
         if seed != self.resolved.recipe.seeds[0]:
             return
-        shown = [row for r in self.resolved.recipe.reading.show for row in every_kth(self.data.roles.get(r, ()), MOST_TOLD)]
-        known = evaluation.known_answers() or evaluation.told(shown)
+        few = [row for r in self.resolved.recipe.reading.show for row in every_kth(self.data.roles.get(r, ()), MOST_TOLD)]
+        known = evaluation.known_answers() or evaluation.told(few)
         for role in self.resolved.recipe.reading.show:
             for sample in self.data.roles.get(role, ()):
                 if sample.id in known:
-                    row = self.answers.setdefault((role, sample.id), _shown(role, sample, self.data.classes))
+                    row = self.answers.setdefault((role, sample.id), shown(role, sample, self.data.classes))
                     row["answers"][name] = known[sample.id]
 
     def _label(self, stage: StageEntry, seed: int) -> str:
@@ -312,7 +354,9 @@ class _Run:
         )
 
     def _flush(self) -> None:
-        self.record.write("results.json", {"schema": SCHEMA, "measurements": self.measured, "recovered": self.recovered})
+        found = {"audits": self.audits} if self.resolved.recipe.audit is not None else {}
+        results = {"schema": SCHEMA, "measurements": self.measured, "recovered": self.recovered, **found}
+        self.record.write("results.json", results)
         self.record.write_lines("samples/answers.jsonl", self.answers.values())
 
     # ------------------------------------------------------------------ attacks
@@ -381,7 +425,7 @@ class _Run:
             self._say(f"claim {claim['verdict']}: {claim['that']} {claim['needed']}{seen}")
 
     def _values(self, path: str) -> list[float]:
-        return quantity(path, self.stages, self.measured, self.recovered)
+        return quantity(path, self.stages, self.measured, self.recovered, self.audits)
 
     def _say(self, text: str) -> None:
         if self.record.writes:
@@ -392,42 +436,3 @@ class _Run:
 def _code() -> str:
     """The library's sources that decide results, and the files the user added."""
     return fingerprint.of(fingerprint.of_code(), [fingerprint.of_file(file) for file in catalog.added()])
-
-
-def describe_method(stage: StageEntry) -> str:
-    """`npo + 1 x nll`: what a stage does, for tables."""
-    objective = getattr(stage.maker, "objective", None)
-    if objective is None:
-        on = getattr(stage.maker, "on", None)
-        return f"{stage.use} on {' + '.join(on)}" if on else stage.use
-    text = " + ".join(f"{w.weight:g} x {type(w.term).__name__} ({w.term.role})" for w in objective)
-    return text + (" with LoRA" if getattr(stage.maker, "lora", None) else "")
-
-
-def _shown(role: str, sample: Any, classes: Sequence[str]) -> dict[str, Any]:
-    if "label" in sample.data and "question" not in sample.data:
-        asked = sample.data.get("text", f"What is {sample.id}?")
-        label = sample.data["label"]
-        return {"role": role, "id": sample.id, "question": asked, "expected": name_of(label, classes), "answers": {}}
-    asked = sample.data.get("question", sample.data.get("prompt", ""))
-    expected = sample.data.get("answer", sample.data.get("text", ""))
-    row: dict[str, Any] = {"role": role, "id": sample.id, "question": asked, "expected": expected, "answers": {}}
-    return row | ({"keys": list(sample.data["keys"])} if "keys" in sample.data else {})
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: the manifest says so, and the next run goes on."""
-
-    def stop(*_: object) -> None:
-        raise SystemExit("terminated")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

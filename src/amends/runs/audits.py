@@ -1,0 +1,114 @@
+"""Conducts a recipe's audit: the auditors score the training rows, their flags are kept, and the first one's split the data.
+
+Each auditor has a folder `audits/<name>[-seedS]` with `flags.csv`: id, score, flagged, label, and whether the row is known to
+be bad, where the data knows it. The file can be given to another run as `data: {use: labelled, by: ids, file: FILE}`. An
+auditor whose `DONE` matches is not asked again. What the data knows is for measuring: no auditor gets to see it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from amends.audit.rows import blind
+from amends.core import fingerprint
+from amends.core.errors import UserError
+from amends.core.types import Sample, Scores
+from amends.data.bundle import Bundle
+from amends.metrics.evaluation import name_of
+from amends.metrics.flags import flag_measurements
+from amends.runs.record import Meter, read_json, write_json, write_text
+from amends.runs.stages import StageRun, start_over
+
+FLAGS = "flags.csv"
+COLUMNS = ("id", "score", "flagged", "label", "bad")
+
+
+def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run: StageRun) -> tuple[Scores, dict[str, Any]]:
+    """The auditor's scores and how they came about: made now, or read from the folder where they lie finished.
+
+    Args:
+        load: brings the model into memory; not called for scores that lie there.
+        start: the fingerprint of the model, of the rows and of the code.
+    """
+    assert run.folder is not None
+    key = fingerprint.of(start, auditor, fingerprint.contents(auditor), run.seed)
+    if run.record.writes:
+        start_over(run.folder, key)
+    done = read_json(run.folder / "DONE") if (run.folder / "DONE").is_file() else {}
+    if done.get("key") == key:
+        return read_flags(run.folder / FLAGS, done["note"]), {"seconds": done["seconds"], "cached": True}
+    meter = Meter()
+    found = auditor.scores(load(), blind(data), run)
+    if run.record.writes:
+        write_text(run.folder / FLAGS, as_csv(found, data[auditor.role], data.classes))
+        write_json(run.folder / "DONE", {"key": key, "seconds": meter.seconds, "note": found.note})
+    run.say(f"flagged {len(found.flagged)} of {len(found.score)} rows" + (f"; {found.note}" if found.note else ""))
+    return found, {"seconds": meter.seconds, "cached": False}
+
+
+def split(source: Any, data: Bundle, found: Scores, seed: int) -> Bundle:
+    """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged."""
+    if not found.flagged:
+        return data.with_role("retain", data["train"])
+    return source.flagged(seed, [row.id for row in data["train"] if row.id in found.flagged])
+
+
+def known_bad(rows: tuple[Sample, ...]) -> dict[str, bool]:
+    """Whether each row was planted; empty where the data knows of none."""
+    bad = {row.id: bool(row.data.get("poisoned")) for row in rows}
+    return bad if any(bad.values()) else {}
+
+
+def told(auditor: Any, found: Scores, data: Bundle, **about: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One line for the manifest, and the measurements for results.json."""
+    rows = data[auditor.role]
+    bad = known_bad(rows)
+    line = {
+        "auditor": auditor.name, **about, "settings": fingerprint.plain(auditor), "rows": len(rows),
+        "flagged": len(found.flagged), "bad": sum(bad.values()) if bad else None,
+        "classes": _per_class(rows, found, bad, data), "note": found.note,
+    }  # fmt: skip
+    own = {key: about[key] for key in ("model", "seed", "decides")}
+    return line, [{"auditor": auditor.name, **own, **m.as_dict()} for m in flag_measurements(found, bad)]
+
+
+def _per_class(rows: tuple[Sample, ...], found: Scores, bad: Mapping[str, bool], data: Bundle) -> list[dict[str, Any]]:
+    """How many rows of each class there are, are flagged, and are known to be bad."""
+    labels = {row.id: row.data.get("label") for row in rows}
+    every = Counter(labels.values())
+    flagged = Counter(labels[row] for row in found.flagged)
+    planted = Counter(labels[row] for row, is_bad in bad.items() if is_bad)
+    return [
+        {"class": _name(label, data.classes), "rows": n, "flagged": flagged[label], "bad": planted[label] if bad else None}
+        for label, n in sorted(every.items(), key=lambda item: str(item[0]).zfill(6))
+    ]
+
+
+def _name(label: Any, classes: tuple[str, ...]) -> str:
+    return name_of(label, classes) if isinstance(label, int) else "all"
+
+
+def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> str:
+    """The table as text, in the rows' order; a score is written so that reading gives the same number."""
+    bad = known_bad(rows)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        flagged, truth = str(row.id in found.flagged).lower(), str(bad[row.id]).lower() if bad else ""
+        writer.writerow([row.id, repr(float(found.score[row.id])), flagged, _name(row.data.get("label"), classes), truth])
+    return out.getvalue()
+
+
+def read_flags(path: Any, note: str = "") -> Scores:
+    """The scores of a table that `as_csv` wrote. Raises UserError where it was changed into something else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(row["id"], float(row["score"]), row["flagged"] == "true") for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError):
+        raise UserError(f"{path}: is not what the audit wrote; remove {path.parent} to have it made again") from None
+    return Scores({row: s for row, s, _ in rows}, frozenset(row for row, _, flagged in rows if flagged), note)
