@@ -21,6 +21,7 @@ from amends.core.types import Role
 from amends.data.bundle import Bundle
 from amends.runs import overrides as layers
 from amends.runs.claims import Claim
+from amends.runs.drawing import Drawing
 
 Kind = Literal["original", "retrain", "unlearned"]
 
@@ -97,6 +98,8 @@ class Recipe:
     """Measurements that the report and the terminal show first."""
     expect: Annotated[tuple[Claim, ...], SkipValidation] = ()
     """Claims that the run itself checks."""
+    draw: Annotated[tuple[Drawing, ...], SkipValidation] = ()
+    """Figures of measurements against sparsity."""
 
     def check_data(self, data: Bundle) -> None:
         """Raises UserError for what a stage, a metric or an attack needs: a role of the data, or a benchmark's own files."""
@@ -216,7 +219,8 @@ def _build(tree: dict[str, Any]) -> Recipe:
     stages = _stages(tree.pop("stages"))
     claims = _list(tree.pop("expect", ()), "expect")
     expect = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(claims))
-    recipe: Recipe = build(Recipe, {**tree, "stages": stages, "expect": expect}, "recipe")
+    draw = tuple(build(Drawing, d, f"draw.{i}") for i, d in enumerate(_list(tree.pop("draw", ()), "draw")))
+    recipe: Recipe = build(Recipe, {**tree, "stages": stages, "expect": expect, "draw": draw}, "recipe")
     _check_names(recipe)
     _check_attacks(recipe, given="attack_measure" in tree)
     return recipe
@@ -284,6 +288,8 @@ def _check_names(recipe: Recipe) -> None:
     attacks = [attack_name(a) for a in recipe.attack]
     for i, claim in enumerate(recipe.expect):
         claim.check(f"expect.{i}", stages, metrics, attacks)
+    for i, drawing in enumerate(recipe.draw):
+        drawing.check(f"draw.{i}", stages, metrics)
 
 
 def _check_attacks(recipe: Recipe, given: bool) -> None:
