@@ -58,7 +58,7 @@ def test_it_measures_what_an_evaluation_brings(classifier_world: Any) -> None:
     assert (far.name, far.value, far.low, far.high, far.n, far.better) == ("weight_distance", 5.0, 5.0, 5.0, 2, "lower")
     assert WeightDistance().measure(one, one).value == 0
     way = WeightDistance(to="first").measure(one, None)
-    assert (way.name, way.value, way.n, way.better) == ("weight_distance.first", 2.0, 1, "closer")
+    assert (way.name, way.value, way.n, way.better) == ("weight_travel", 2.0, 1, "closer")
     one.first = None
     assert WeightDistance(to="first").measure(one).value == 2.0, "kept with the reading: no model is needed again"
     with pytest.raises(UserError, match="first weights are not known here"):

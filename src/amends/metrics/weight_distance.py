@@ -50,8 +50,8 @@ class WeightDistance:
 
     @property
     def name(self) -> str:
-        """`weight_distance`, or `weight_distance.first`."""
-        return "weight_distance" if self.to == "reference" else "weight_distance.first"
+        """`weight_distance`, or `weight_travel`."""
+        return "weight_distance" if self.to == "reference" else "weight_travel"
 
     def roles(self) -> frozenset[Role]:
         """None: it looks at no row."""
@@ -60,7 +60,7 @@ class WeightDistance:
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
         """The distance over all weights together, n their number. Raises UserError where weights are not at hand."""
         if self.to == "first":
-            found = evaluation.once("weight_distance.first", lambda: moved(_weights(evaluation), _first(evaluation)))
+            found = evaluation.once("weight_travel", lambda: moved(_weights(evaluation), _first(evaluation)))
         else:
             other = required(against, self.name)
             found = [0.0, 0] if other is evaluation else apart(_weights(evaluation), _weights(other))
