@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 KEPT = ("name", "profile", "status", "title", "question", "paper", "recipe_hash", "seeds", "versions", "device", "processes",
-        "started", "seconds", "data", "stages", "headline")  # fmt: skip
+        "started", "seconds", "data", "stages", "headline", "draw")  # fmt: skip
 
 
 def collect(run: Path) -> dict[str, object]:

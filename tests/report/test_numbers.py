@@ -154,7 +154,7 @@ def test_an_attack_is_shown_as_it_calls_itself_and_by_its_name_in_old_results(tm
     found = json.loads((run / "results.json").read_text())
     named = [{**r, "attack": "relearn-50-percent"} for r in found["recovered"]]
     edit(run, "results.json", {**found, "recovered": named})
-    assert attacks_on(Table(load(run)), "npo")[0].label == "relearn-50-percent"
+    assert attacks_on(Table(load(run)), "npo")[0].label == "relearning on 50 % of the rows"
     label = "relearning on 50 % of the <rows>"
     edit(run, "results.json", {**found, "recovered": [{**r, "label": label} for r in named]})
     (hit,) = attacks_on(Table(load(run)), "npo")

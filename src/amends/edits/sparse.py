@@ -48,6 +48,16 @@ def holds(model: nn.Module, mask: Mask) -> bool:
     return not any(p[mask.frozen(n, p.device)].any() for n, p in model.named_parameters() if n in mask.bits)
 
 
+def zeros(model: nn.Module) -> float | None:
+    """The share of kernels of convolutions that is exactly 0, of all weights of layers where there are none; else None."""
+    for which in ("convolutions", "weights"):
+        try:
+            return sparsity(model, which)["sparsity"]
+        except UserError:
+            continue
+    return None
+
+
 def sparsity(model: nn.Module, which: Which) -> Mapping[str, float]:
     """The share of zeros, of what may be pruned and of all parameters."""
     among, every = list(prunable(model, which).values()), list(model.parameters())

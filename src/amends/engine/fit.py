@@ -44,13 +44,15 @@ class Outcome(NamedTuple):
     seconds: float
     suppression: str | None = None
     """A sentence, where the weights still hold what the output no longer shows."""
+    sparsity: float | None = None
+    """The share of the prunable weights that is held at 0, of a stage that prunes."""
 
 
 def fit(
     subject: Any, objective: Sequence[Weighted], data: Bundle, *, steps: int, optim: Any, batch: int = 8,
     micro: int | None = None, edits: Sequence[Any] = (), guards: Sequence[Guard] = (),
     reference: Literal["start"] | Reference | None = None, parallel: Parallel | None = None,
-    checkpoint_every: int | None = None, run: Context,
+    checkpoint_every: int | None = None, without: frozenset[str] = frozenset(), run: Context,
 ) -> Outcome:  # fmt: skip
     """Trains a subject in place.
 
@@ -61,6 +63,8 @@ def fit(
         micro: rows of one forward in one process; None for the whole batch.
         reference: `"start"` for the model as it is now (cached numbers where they suffice), or your own.
         checkpoint_every: steps between two exact checkpoints in the run's folder.
+        without: ids of rows that keep their place in the order and are missing from their batches; a step of no row does
+            nothing.
 
     Raises:
         UserError: an empty or unknown role, rows without an alternative that is needed, a disk that is full.
@@ -70,7 +74,9 @@ def fit(
     for weighted in objective:
         if reference is None and COMPARES & weighted.term.needs:
             raise NeedsReference(f"{type(weighted.term).__name__} compares with a start model, and this stage has none")
-    loop = _Loop(subject, tuple(objective), data, steps, optim, batch, micro, tuple(edits), tuple(guards), parallel, run)
+    loop = _Loop(
+        subject, tuple(objective), data, steps, optim, batch, micro, tuple(edits), tuple(guards), parallel, run, without
+    )
     loop.prepare(reference)
     try:
         return loop.run_all(checkpoint_every)
@@ -98,6 +104,7 @@ class _Loop:
     guards: tuple[Guard, ...]
     parallel: Parallel
     run: Context
+    without: frozenset[str] = frozenset()
     memory: list[dict[str, Any]] = field(default_factory=list)
 
     # ------------------------------------------------------------------ before the first step
@@ -135,7 +142,7 @@ class _Loop:
         alternatives = self.data.alternatives if Need.ALTERNATIVE in needs else None
         return Loader(
             self.subject, role, self.data[role], alternatives, rows=self.batch, seed=self.run.seed, micro=self.micro,
-            rank=self.parallel.rank, world=self.parallel.world,
+            rank=self.parallel.rank, world=self.parallel.world, without=self.without,
             own=not terms or any(Need.ALTERNATIVE_ONLY not in w.term.needs for w in terms),
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Rows are shuffled afresh each epoch, gathered in pools of about `POOL` batches, sorted by length inside the pool and
 cut into batches of nearly equal size, whose order is shuffled again. Batches are GLOBAL: each of `world` processes
-takes every world-th row of the same batch, so one process and eight see the same steps.
+takes every world-th row of the same batch, so one process and eight see the same steps. Rows that are left out keep their
+place in that order and are missing from their batches: the same training without them.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ class Loader:
     def __init__(
         self, subject: Any, role: Role, samples: Sequence[Sample], alternatives: Mapping[str, Sample] | None,
         *, rows: int, seed: int, micro: int | None = None, rank: int = 0, world: int = 1, own: bool = True,
+        without: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         """`own`: whether the rows' own answers are run, or their alternatives alone."""
         if not samples:
             raise UserError(f"role '{role}' is empty: there is nothing to train on")
+        if without and world > 1:
+            raise UserError(f"role '{role}': rows are left out of their batches in one process only: start one")
+        self.without = without
         self.subject, self.role, self.seed, self.micro, self.rank, self.world = subject, role, seed, micro, rank, world
         self.encoded = [subject.encode(s) for s in samples]
         self.alternatives = self._pairs(samples, alternatives) if alternatives is not None else None
@@ -75,9 +80,9 @@ class Loader:
         return [batches[i] for i in shuffled]
 
     def rows_at(self, step: int) -> list[Encoded]:
-        """The rows of the global batch of a step."""
+        """The rows of the global batch of a step; none where all of them are left out."""
         epoch, index = divmod(step, self.num_batches)
-        return [self.encoded[i] for i in self.epoch(epoch)[index]]
+        return [row for i in self.epoch(epoch)[index] if (row := self.encoded[i]).id not in self.without]
 
     def count_at(self, step: int, term: Any) -> int:
         """What a term's total is divided by: the rows of the global batch, or their supervised tokens.
@@ -85,7 +90,7 @@ class Loader:
         A mean over tokens of a term that needs the alternatives is one over the alternatives' tokens.
         """
         rows = self.rows_at(step)
-        if term.per == "row":
+        if term.per == "row" or not rows:
             return len(rows)
         if Need.ALTERNATIVE in term.needs and self.alternatives is not None:
             rows = [self.alternatives[r.id] for r in rows]
@@ -94,6 +99,8 @@ class Loader:
     def at(self, step: int) -> list[Micro]:
         """This process's share of the step's batch, in pieces of at most about `micro` rows."""
         rows = self.rows_at(step)
+        if not rows:
+            return []
         smallest = len(rows) // self.world
         pieces = 1 if self.micro is None else max(1, -(-smallest // self.micro))
         mine = _even(range(len(rows))[self.rank :: self.world], pieces)

@@ -66,6 +66,10 @@ class Evaluation:
     _answers: dict[str, str] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     """What metrics keep under a name of their own: values of JSON, saved with the reading."""
+    weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    """Brings the model's parameters, for metrics that compare weights; None where they are not kept."""
+    first: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    """Brings the parameters of the model as it was built, before any training."""
 
     def __getitem__(self, role: Role) -> tuple[Sample, ...]:
         """The rows of a role."""

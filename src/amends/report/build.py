@@ -19,8 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amends.core.errors import UserError
 from amends.report import evidence, limits, panels, samples, words
+from amends.report.confidence import FOLDED, histograms
+from amends.report.drawn import drawn
 from amends.report.load import Row, RunData, load, mapping
 from amends.report.masks import masks
+from amends.report.price import price
 from amends.report.scorecard import scorecard
 from amends.report.table import Cell, Table, base, role
 from amends.report.verdict import attacks_on, called, verdict, worst_attacks
@@ -91,8 +94,11 @@ def context(run: RunData) -> dict[str, Any]:
         "every": every(table),
         "meanings": {base(m): words.meaning(m) for m in table.metrics if words.meaning(m)},
         "tradeoff": panels.tradeoff(table),
-        "price": panels.price(table),
+        "price": price(table),
+        "drawn": drawn(run, table),
         "forests": panels.by_role(table),
+        "histograms": histograms(run, table),
+        "folded": FOLDED,
         "curves": panels.training(run),
         "masks": masks(run),
         "worst": worst_attacks(table),

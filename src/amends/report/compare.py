@@ -7,7 +7,7 @@ about; two that overlap are not evidence that there is none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from amends.report import build, words
 from amends.report.load import RunData, load, mapping
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
+from amends.report.verdict import called
 
 ABSENT = "(absent)"
 
@@ -44,6 +45,8 @@ class Line:
     attack: str | None
     better: str
     cells: tuple[Cell | None, ...]
+    after: str = ""
+    """The attack in words; empty without one."""
 
     @property
     def differences(self) -> tuple[float | None, ...]:
@@ -115,7 +118,7 @@ class Comparison:
 
     def _row(self, line: Line) -> list[str]:
         moved = [f"{signed(line.differences[i])} {line.word(i)}".strip() for i in range(1, len(self.runs))]
-        return [line.metric, line.subject, line.attack or "", *(words.with_interval(c) for c in line.cells), *moved]
+        return [line.metric, line.subject, line.after, *(words.with_interval(c) for c in line.cells), *moved]
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
@@ -151,6 +154,11 @@ def _compared(label: str, run: RunData) -> Compared:
 
 
 def _lines(tables: Sequence[Table]) -> Iterator[Line]:
+    said = {a: called(t, a) for t in reversed(tables) for a in t.attacks}
+    yield from (replace(line, after=said.get(line.attack, "")) if line.attack else line for line in _numbers(tables))
+
+
+def _numbers(tables: Sequence[Table]) -> Iterator[Line]:
     subjects = list(dict.fromkeys(s for t in tables for s in t.kinds))
     attacks = [None, *dict.fromkeys(a for t in tables for a in t.attacks)]
     for metric in dict.fromkeys(m for t in tables for m in t.metrics):

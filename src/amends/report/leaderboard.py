@@ -14,6 +14,7 @@ from typing import Any
 
 from amends.report import side_by_side, words
 from amends.report.load import Row, from_value, mapping, rows
+from amends.report.pareto import front
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
 from amends.report.verdict import Attacked, attacks_on
@@ -249,11 +250,7 @@ class Board:
 
     def _front(self, lines: Sequence[Standing]) -> set[str]:
         both = [(s.name, s.forgetting, s.keeping) for s in lines if s.forgetting is not None and s.keeping is not None]
-        points = {name: (self._loss(gone), -kept.value) for name, gone, kept in both}
-        return {
-            name for name, point in points.items()
-            if not any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points.values())
-        }  # fmt: skip
+        return front((name, self._loss(gone), -kept.value) for name, gone, kept in both)
 
     def _line(self, s: Standing) -> dict[str, Any]:
         cells = {m: _plain(self.table.cell(s.name, m)) for m in self.table.metrics}

@@ -11,6 +11,7 @@ from amends.report.figures import bars
 from amends.report.leaderboard import Board
 from amends.report.load import mapping, rows
 from amends.report.panels import Panel
+from amends.report.price import GAP, on_front, price
 
 
 def write(board: Board, path: Path) -> Path:
@@ -33,6 +34,8 @@ def context(board: Board) -> dict[str, Any]:
         "sides": side_by_side.heading(board),
         "pairs": side_by_side.lines(board) if side_by_side.variants(board) else [],
         "plots": _plots(board),
+        "price": price(board.table, {s.name: s.place for s in board.standings}),
+        "cheap": [(s, board.table.cell(s, GAP), board.table.cost(s, "seconds")) for s in on_front(board.table)],
         "every": build.every(board.table),
         "recovery": _recovery(board),
         "claims": build.claims(run),

@@ -10,7 +10,6 @@ from amends.report import words
 from amends.report.evidence import upwards
 from amends.report.load import RunData
 from amends.report.table import Table, base, role
-from amends.report.verdict import attack_name
 
 _KNOWN_ATTACKS = ("relearn", "quantise", "prefix", "few_shot", "paraphrase", "probe", "logit_lens")
 _ON_WEIGHTS = ("relearn", "quantise")
@@ -62,7 +61,7 @@ def _attacks(table: Table) -> list[str]:
     if not table.attacks:
         return ["No attack was tried, so it is unknown whether what was forgotten can be brought back."]
     absent = [
-        attack_name(a)
+        words.attack(a)
         for a in (_KNOWN_ATTACKS if table.run.kind == "text" else _ON_WEIGHTS)
         if a not in {x.partition("-")[0].replace("ize", "ise") for x in table.attacks}
     ]

@@ -192,6 +192,16 @@ def _json(path: Path, gaps: list[str]) -> Any:
         return None
 
 
+def stage_of_folder(name: str, first: int = 0) -> tuple[str, int] | None:
+    """The stage and the seed of a folder `NN-name[-seedS]`; None for an attack's. `first` is the seed that is not named.
+
+    >>> stage_of_folder("03-npo-seed1"), stage_of_folder("03-npo"), stage_of_folder("03-npo.relearn")
+    (('npo', 1), ('npo', 0), None)
+    """
+    found = _STAGE.fullmatch(name)
+    return None if found is None else (found["name"], int(found["seed"] or first))
+
+
 def _masks(folder: Path, gaps: list[str]) -> Iterable[tuple[str, Row]]:
     """The masks in the folders `stages/NN-name[-seedS]`; an attack's folder has none."""
     for path in sorted(folder.glob("stages/*/mask.json")):

@@ -55,19 +55,6 @@ def tradeoff(table: Table) -> Panel | None:
     return Panel("Forgetting against keeping", note, figures.scatter(points, *names))
 
 
-def price(table: Table) -> Panel | None:
-    """The distance to the retrained model against what it took, if both were measured."""
-    points = []
-    for subject in table.subjects:
-        spent, gap = table.cost(subject, "seconds"), table.cell(subject, "disparity")
-        if spent is not None and gap is not None and table.kinds[subject] != "original":
-            points.append((subject, table.kinds[subject], spent, gap))
-    if len(points) < 2:
-        return None
-    note = "Lower left is better: closer to the retrained model in less time. Retraining is at 0, at its own price."
-    return Panel("Distance against time", note, figures.scatter(points, "seconds", f"disparity ({words.DIRECTIONS['lower']})"))
-
-
 def by_role(table: Table) -> list[tuple[str, list[Panel]]]:
     """A forest of subjects for each headline metric, grouped by role."""
     found: dict[str, list[Panel]] = {}

@@ -1,14 +1,34 @@
-"""Forgetting against keeping for many methods: numbered points with intervals, and the front that no other one beats."""
+"""Two numbers of many methods against each other: numbered points with intervals, and the front that no other one beats.
+
+Forgetting against keeping, and the distance to the retrained model against time. A method and the same method on a sparse
+model (`fine-tune` and `fine-tune-sparse`) are joined by a line, the sparse one a square.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from amends.report import words
-from amends.report.svg import WIDTH, Axis, Box, axis, el, line, place, shape, shorten, svg, text, within_reach
+from amends.report.svg import (
+    WIDTH,
+    Axis,
+    Box,
+    Scale,
+    axis,
+    el,
+    line,
+    log_axis,
+    place,
+    shape,
+    shorten,
+    square,
+    svg,
+    text,
+    within_reach,
+)
 from amends.report.table import Cell
 
 _TOP, _BOTTOM, _LEFT, _RIGHT, _HEIGHT = 14, 320, 48, WIDTH - 12, 372
@@ -27,39 +47,83 @@ class Point:
     y: Cell
 
 
-def plot(points: Sequence[Point], x_name: str, y_name: str, x_better: str) -> Markup:
+TWIN = "-sparse"
+"""Ends the name of a method that works on a sparse model; without it, it is the same method on the dense one."""
+Level = tuple[str, float]
+"""A height that is marked across the picture, and what it is."""
+
+
+def front(points: Iterable[tuple[str, float, float]]) -> set[str]:
+    """The names of those that no other one is at least as good as in both numbers, and better in one; less is better.
+
+    >>> sorted(front([("a", 1, 3), ("b", 2, 2), ("c", 2, 3), ("d", 2, 2)]))
+    ['a', 'b', 'd']
+    """
+    known = {name: (x, y) for name, x, y in points}
+    return {
+        name for name, point in known.items()
+        if not any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in known.values())
+    }  # fmt: skip
+
+
+def plot(
+    points: Sequence[Point], x_name: str, y_name: str, x_better: str, *, log: bool = False, levels: Sequence[Level] = ()
+) -> Markup:
     """The picture; points on the front come first when labels are given out, then by place.
 
     Args:
-        x_better: `lower` or `higher`; upwards more is better.
+        x_better: `lower` or `higher`; upwards more is better, or less where both are (distance against time).
+        log: the axis to the right is logarithmic.
+        levels: heights to mark across the picture: what doing nothing reaches.
     """
     ordered = sorted(points, key=lambda p: (p.kind == "unlearned", not p.front, p.place or 0))
-    x = _axis([p.x for p in ordered], _LEFT + 10, _RIGHT - 10)
-    y = _axis([p.y for p in ordered], _BOTTOM - 10, _TOP + 10)
+    x = _log([p.x for p in ordered]) if log else _axis([p.x for p in ordered], _LEFT + 10, _RIGHT - 10)
+    y = _axis([p.y for p in ordered], _BOTTOM - 10, _TOP + 10, [height for _, height in levels])
     spots = [(x(p.x.value), y(p.y.value)) for p in ordered]
+    twins = _twins(ordered)
     parts = [*_frame(x, y, x_name, y_name)]
+    for name, height in levels:
+        parts.append(line(_LEFT, y(height), _RIGHT, y(height), "reference"))
+        parts.append(text(_RIGHT, y(height) - 5, name, "tick", "end"))
+    parts += [line(*spots[a], *spots[b], cls="twin") for a, b in twins.items()]
     for p, (px, py) in zip(ordered, spots, strict=True):
         parts += _whiskers(x, p.x, py, across=False) + _whiskers(y, p.y, px, across=True)
-    front = [p for p in ordered if p.front]
-    parts += _stairs(sorted(front, key=lambda p: -p.x.value if x_better == "higher" else p.x.value), x, y)
-    for p, (px, py) in zip(ordered, spots, strict=True):
+    best = [p for p in ordered if p.front]
+    parts += _stairs(sorted(best, key=lambda p: -p.x.value if x_better == "higher" else p.x.value), x, y)
+    for i, (p, (px, py)) in enumerate(zip(ordered, spots, strict=True)):
         said = f"{p.name}: {words.with_interval(p.x)}, {words.with_interval(p.y)}"
-        parts.append(shape(p.kind, px, py, said) if p.front or p.kind != "unlearned" else _behind(px, py, said))
+        if p.kind != "unlearned":
+            parts.append(shape(p.kind, px, py, said))
+        else:
+            parts.append((square if i in twins else _disc)(px, py, said, "method" if p.front else "behind"))
     full = [shorten(f"{p.place} {p.name}" if p.place else p.name, 18) for p in ordered]
     brief = [str(p.place) if p.place else shorten(p.name, 9) for p in ordered]
-    parts += place(spots, full, (_LEFT, _TOP, _RIGHT, _BOTTOM), [_middle(p) for p in spots], brief)
-    said = "; ".join(f"{p.name} {words.number(p.x.value)} and {words.number(p.y.value)}" for p in ordered)
-    on = words.listed([p.name for p in front]) or "none"
+    above = [(_RIGHT - 7.2 * len(n), y(h) - 16, float(_RIGHT), y(h) + 1) for n, h in levels]
+    parts += place(spots, full, (_LEFT, _TOP, _RIGHT, _BOTTOM), [*above, *(_middle(p) for p in spots)], brief)
+    told = [f"{p.name} {words.number(p.x.value)} and {words.number(p.y.value)}" for p in ordered]
+    said = "; ".join([*told, *(f"{name} {words.number(height)}" for name, height in levels)])
+    on = words.listed([p.name for p in best]) or "none"
     return svg(f"{x_name} across, {y_name} upwards: {said}. On the front: {on}", WIDTH, _HEIGHT, *parts)
 
 
-def _axis(cells: Sequence[Cell], start: float, stop: float) -> Axis:
+def _twins(ordered: Sequence[Point]) -> dict[int, int]:
+    """The place of each method on a sparse model, and of the same method on the dense one."""
+    places = {p.name: i for i, p in enumerate(ordered) if p.kind == "unlearned"}
+    return {i: places[dense] for n, i in places.items() if n.endswith(TWIN) and (dense := n.removesuffix(TWIN)) in places}
+
+
+def _axis(cells: Sequence[Cell], start: float, stop: float, more: Sequence[float] = ()) -> Axis:
     values = [c.value for c in cells]
     span = (max(values) - min(values) or max(abs(values[0]), 1.0)) / 4
-    return axis([v for c in cells for v in within_reach(c.value, c.low, c.high, span)], start, stop)
+    return axis([*more, *(v for c in cells for v in within_reach(c.value, c.low, c.high, span))], start, stop)
 
 
-def _frame(x: Axis, y: Axis, x_name: str, y_name: str) -> list[Markup]:
+def _log(cells: Sequence[Cell]) -> Scale:
+    """By values alone: an interval over seeds may reach below 0, where a logarithm has no place for it."""
+    return log_axis([c.value for c in cells], _LEFT + 10, _RIGHT - 10)
+
+
+def _frame(x: Scale, y: Axis, x_name: str, y_name: str) -> list[Markup]:
     parts: list[Markup] = []
     for tick in y.ticks(6):
         parts += [line(_LEFT, y(tick), _RIGHT, y(tick), "grid"), text(_LEFT - 6, y(tick) + 4, words.tick(tick), "tick", "end")]
@@ -73,7 +137,7 @@ def _frame(x: Axis, y: Axis, x_name: str, y_name: str) -> list[Markup]:
     return [*parts, turned]
 
 
-def _stairs(front: Sequence[Point], x: Axis, y: Axis) -> list[Markup]:
+def _stairs(front: Sequence[Point], x: Scale, y: Axis) -> list[Markup]:
     """The edge of what the front reaches: a step from each of its points to the next."""
     if len(front) < 2:
         return []
@@ -83,11 +147,11 @@ def _stairs(front: Sequence[Point], x: Axis, y: Axis) -> list[Markup]:
     return [el("polyline", points=" ".join(steps), cls="frontier")]
 
 
-def _behind(px: float, py: float, said: str) -> Markup:
-    return el("circle", el("title", said), cx=px, cy=py, r=4, cls="mark behind")
+def _disc(px: float, py: float, said: str, cls: str) -> Markup:
+    return el("circle", el("title", said), cx=px, cy=py, r=5 if cls == "method" else 4, cls=f"mark {cls}")
 
 
-def _whiskers(along: Axis, cell: Cell, at: float, *, across: bool) -> list[Markup]:
+def _whiskers(along: Scale, cell: Cell, at: float, *, across: bool) -> list[Markup]:
     if cell.low is None or cell.high is None:
         return []
     low, high = along(cell.low), along(cell.high)

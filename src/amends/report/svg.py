@@ -57,6 +57,11 @@ def shape(kind: str, x: float, y: float, said: str = "", r: float = 5) -> Markup
     return el("circle", *tip, cx=x, cy=y, r=r, cls=f"mark {'original' if kind == 'original' else 'method'}")
 
 
+def square(x: float, y: float, said: str, cls: str) -> Markup:
+    """A square mark, as large as a disc."""
+    return el("rect", el("title", said), x=x - 4.5, y=y - 4.5, width=9, height=9, cls=f"mark {cls}")
+
+
 def shorten(words: str, most: int) -> str:
     """Cuts a long name in the middle, where names differ least.
 
@@ -85,6 +90,40 @@ class Axis:
         step = _step(self.high - self.low, most)
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class LogAxis:
+    """Maps low..high, both above 0, to start..stop by their logarithm; values outside are put on the edge."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        share = math.log(min(max(value, self.low), self.high) / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.stop - self.start)
+
+    def ticks(self, most: int = 6) -> list[float]:
+        """Powers of ten within the range, with their two- and fivefold where there is room."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            found = [m * 10.0**p for p in powers for m in steps if self.low * 0.999 <= m * 10.0**p <= self.high * 1.001]
+            if len(found) <= most:
+                return found
+        return found[:: -(-len(found) // most)]
+
+
+Scale = Axis | LogAxis
+
+
+def log_axis(values: Iterable[float], start: float, stop: float) -> LogAxis:
+    """A logarithmic axis that holds the values above 0, with a margin; at least a factor of four from end to end."""
+    known = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
+    low, high = min(known) / 1.3, max(known) * 1.3
+    wider = max(1.0, math.sqrt(4 * low / high))
+    return LogAxis(low / wider, high * wider, start, stop)
 
 
 def axis(values: Iterable[float], start: float, stop: float, *, unit_range: bool = False) -> Axis:

@@ -16,16 +16,6 @@ from amends.report.table import Cell, Table, role
 
 KEPT = 0.8
 """The share of the original's locality that a method must keep to be named in the verdict."""
-_ATTACKS = {
-    "relearn": "relearning", "relearn-retain": "relearning on retained rows", "quantise": "quantising",
-    "quantize": "quantising", "quantise-8bit": "quantising to 8 bits", "quantise-nf4": "quantising to 4 bits (NF4)",
-    "quantise-fp4": "quantising to 4 bits (FP4)", "prefix": "a jailbreak prefix", "prefix-sure": "the prefix 'sure'",
-    "prefix-affirm": "the prefix 'affirm'", "prefix-expert": "the prefix 'expert'", "prefix-ignore": "the prefix 'ignore'",
-    "few_shot": "showing answered questions", "few_shot-4": "showing 4 answered questions",
-    "paraphrase": "asking in other words", "paraphrase-rule": "asking in other words, by rule",
-    "probe": "a probe of an inner layer", "probe-50": "a probe at half the depth",
-    "logit_lens": "the logit lens", "logit_lens-75": "the logit lens at three quarters of the depth",
-}  # fmt: skip
 _OWNERS = {
     "test": "the test rows",
     "test_retain": "the untouched test rows",
@@ -166,14 +156,9 @@ def attacks_on(table: Table, subject: str) -> list[Attacked]:
     return found
 
 
-def attack_name(attack: str) -> str:
-    """`relearning` for `relearn`."""
-    return _ATTACKS.get(attack, words.plain(attack))
-
-
 def called(table: Table, attack: str) -> str:
     """An attack in words: its own, or those of this report where the results hold none."""
-    return table.labels.get(attack) or attack_name(attack)
+    return table.labels.get(attack) or words.attack(attack)
 
 
 def _trouble(run: RunData) -> str:

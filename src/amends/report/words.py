@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
+from itertools import pairwise
 
 from amends.core import catalog
 from amends.report.table import Cell, base, form, role
@@ -14,6 +16,13 @@ DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "closer"
 _PAPERS = {"ua": "UA", "ra": "RA", "ta": "TA", "asr": "ASR", "mia_efficacy": "MIA-efficacy", "mia_privacy": "MIA-privacy"}
 """As the papers on classifiers write them."""
 _NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L", "privleak": "PrivLeak", "harness": "benchmark score", **_PAPERS}
+_ATTACKS = {
+    "relearn": "relearning", "relearn-retain": "relearning on the retain rows", "quantise": "quantising",
+    "quantise-8bit": "quantising to 8 bits", "prefix": "a jailbreak prefix", "few_shot": "showing answered questions",
+    "paraphrase": "asking in other words", "paraphrase-rule": "asking in other words, by rule",
+    "probe": "a probe of an inner layer", "logit_lens": "the logit lens",
+}  # fmt: skip
+"""Names that say nothing more; the others are made of parts, which `attack` puts into words."""
 KINDS = {"original": "before unlearning", "retrain": "retrained without the forget set", "unlearned": ""}
 
 
@@ -99,6 +108,43 @@ def column(name: str) -> str:
     """A metric without its role: `probability`, `accuracy, paraphrase`."""
     word = _NAMES.get(base(name), plain(base(name)))
     return f"{word}, {plain(form(name))}" if form(name) else word
+
+
+def attack(name: str) -> str:
+    """An attack in words, by its name alone: what results of earlier versions hold, and what was not tried.
+
+    >>> attack("relearn-50-percent"), attack("relearn-4-shot-shortest"), attack("quantise-nf4")
+    ('relearning on 50 % of the rows', 'relearning on 4 of the rows, the shortest', 'quantising to 4 bits (NF4)')
+    >>> attack("probe-50"), attack("logit_lens-L3"), attack("few_shot-4"), attack("prefix-sure"), attack("my_own")
+    ('a probe at 50 % of the depth', 'the logit lens at block 3', 'showing 4 answered questions', "the prefix 'sure'", 'my own')
+    """
+    name = name.replace("quantize", "quantise")
+    if name in _ATTACKS:
+        return _ATTACKS[name]
+    use, *parts = name.split("-")
+    if use == "relearn":
+        return _relearned(parts)
+    rest = "-".join(parts)
+    if use == "quantise" and parts:
+        bits = "8 bits" if parts[0] == "8bit" else f"4 bits ({parts[0].upper()})"
+        return f"quantising to {bits}{', the output head too' if 'head' in parts[1:] else ''}"
+    if use in ("probe", "logit_lens") and re.fullmatch(r"L?\d+", rest):
+        what = "a probe" if use == "probe" else "the logit lens"
+        return f"{what} at block {rest[1:]}" if rest.startswith("L") else f"{what} at {rest} % of the depth"
+    if use == "few_shot" and rest.isdigit():
+        return f"showing {rest} answered questions"
+    return f"the prefix '{rest}'" if use == "prefix" else plain(name).replace("-", " ")
+
+
+def _relearned(parts: list[str]) -> str:
+    """`50-percent`, `4-shot`, `retain`, `shortest` in any number."""
+    role = next((p for p in parts[:1] if not p[0].isdigit() and p != "shortest"), None)
+    of = f"the {plain(role)} rows" if role else "the rows"
+    some = f" on {of}" if role else ""
+    for many, unit in pairwise(parts):
+        if unit in ("percent", "shot"):
+            some = f" on {many.replace('_', '.')}{' %' if unit == 'percent' else ''} of {of}"
+    return f"relearning{some}{', the shortest' if parts[-1] == 'shortest' else ''}"
 
 
 def plain(name: str) -> str:

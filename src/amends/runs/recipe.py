@@ -22,6 +22,7 @@ from amends.data.bundle import Bundle
 from amends.runs import overrides as layers
 from amends.runs.audit_entry import AuditEntry, build_audit, check_source, stand_in
 from amends.runs.claims import Claim
+from amends.runs.drawing import Drawing
 
 Kind = Literal["original", "retrain", "unlearned"]
 
@@ -100,6 +101,8 @@ class Recipe:
     """Measurements that the report and the terminal show first."""
     expect: Annotated[tuple[Claim, ...], SkipValidation] = ()
     """Claims that the run itself checks."""
+    draw: Annotated[tuple[Drawing, ...], SkipValidation] = ()
+    """Figures of measurements against sparsity."""
 
     def check_data(self, data: Bundle, later: Bundle | None = None) -> None:
         """Raises UserError for what a stage, a metric or an attack needs: a role of the data, or a benchmark's own files.
@@ -230,7 +233,9 @@ def _build(tree: dict[str, Any]) -> Recipe:
     audit = None if check is None else build_audit(check, [stage.name for stage in stages])
     claims = _list(tree.pop("expect", ()), "expect")
     expect = tuple(build(Claim, c, f"expect.{i}") for i, c in enumerate(claims))
-    recipe: Recipe = build(Recipe, {**tree, "stages": stages, "audit": audit, "expect": expect}, "recipe")
+    draw = tuple(build(Drawing, d, f"draw.{i}") for i, d in enumerate(_list(tree.pop("draw", ()), "draw")))
+    parts = {"stages": stages, "audit": audit, "expect": expect, "draw": draw}
+    recipe: Recipe = build(Recipe, {**tree, **parts}, "recipe")
     check_source(recipe.data, audit)
     _check_names(recipe)
     _check_attacks(recipe, given="attack_measure" in tree)
@@ -299,6 +304,8 @@ def _check_names(recipe: Recipe) -> None:
     attacks = [attack_name(a) for a in recipe.attack]
     for i, claim in enumerate(recipe.expect):
         claim.check(f"expect.{i}", stages, metrics, attacks, recipe.audit.names if recipe.audit else ())
+    for i, drawing in enumerate(recipe.draw):
+        drawing.check(f"draw.{i}", stages, metrics)
 
 
 def _check_attacks(recipe: Recipe, given: bool) -> None:

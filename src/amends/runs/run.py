@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from amends.core import catalog, fingerprint
 from amends.core.errors import UserError
 from amends.core.types import Measurement
 from amends.data.bundle import Bundle
+from amends.edits import sparse
 from amends.engine.guards import every_kth
 from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
@@ -126,6 +128,7 @@ class _Run:
             recipe_hash=self.resolved.hash, seeds=list(recipe.seeds), git=git_state(), versions=versions(),
             device=str(self.world.device), processes=self.world.world, platform=platform.platform(),
             started=self.record.manifest.get("started", now()), headline=list(recipe.headline),
+            draw=fingerprint.plain(recipe.draw),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ one seed
@@ -213,6 +216,11 @@ class _Run:
             load_weights(subject, self._folder(stage, number, seed) / "model")
         return subject
 
+    def _parameters(self, name: str | None, seed: int) -> dict[str, Any]:
+        """The parameters of a made stage's model, or of the model as it is built."""
+        subject = self._fresh(seed) if name is None else self._load(name, seed)
+        return dict(subject.module.named_parameters())
+
     def _stage(self, stage: StageEntry, number: int, seed: int) -> None:
         effective = self._effective(stage, seed)
         model = self.resolved.recipe.subject
@@ -255,11 +263,13 @@ class _Run:
         outcome = stage.maker(subject, self.data, run)
         steps, stopped = getattr(outcome, "steps", 0), getattr(outcome, "stopped", None)
         suppression = getattr(outcome, "suppression", None)
+        sparsity = getattr(outcome, "sparsity", None)  # its own word: it knows which weights could be pruned
+        sparsity = sparse.zeros(subject.module) if sparsity is None else sparsity
         seconds, peak = meter.seconds, meter.peak_bytes
         if stage.maker.keeps_weights and self.record.writes:
             self._save(subject, folder / "model")
         size = sum(p.numel() for p in subject.module.parameters())
-        done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size, suppression)
+        done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size, suppression, sparsity)
         if self.record.writes:
             done.write(folder)
         self.world.barrier()
@@ -290,6 +300,7 @@ class _Run:
                 "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
                 **({"suppression": done.suppression} if done.suppression else {}),
                 **({"against": stage.against} if stage.against else {}),
+                **({} if done.sparsity is None else {"sparsity": done.sparsity}),
             }
         )  # fmt: skip
         self.record.update(stages=self.stages)
@@ -303,6 +314,8 @@ class _Run:
         evaluation = Evaluation(
             subject, self.data, self.resolved.recipe.seeds[0], reading.max_new_tokens, reading.batch_size, run
         )
+        evaluation.weights = partial(self._parameters, stage.name, seed)
+        evaluation.first = partial(self._parameters, None, self._effective(stage, seed))
         if not load_reading(evaluation, path, key):
             evaluation.subject = subject if subject is not None else self._load(stage.name, seed)
             shown = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]

@@ -77,6 +77,8 @@ class Done:
     weights: str
     parameters: int
     suppression: str | None = None
+    sparsity: float | None = None
+    """The share of prunable weights that is 0."""
 
     @staticmethod
     def read(folder: Path, key: str) -> Done | None:

@@ -1,4 +1,9 @@
-"""Ordinary training on some roles: the original on all of them, the retrained model on all but the forget rows."""
+"""Ordinary training on some roles: the original on all of them, the retrained model on all but the forget rows.
+
+`leave_out` makes the exact unlearner of the unrolling argument (Unrolling SGD, arXiv 2109.13398; Model Sparsity Can Simplify
+Machine Unlearning, arXiv 2304.04934): the very same training, first weights, order of rows and learning rates included,
+but for the rows that are missing from their batches. What is left of a batch is averaged over the rows that are there.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,8 @@ class Train:
     keeps_weights: ClassVar[bool] = True
     on: tuple[Role, ...]
     """The roles whose rows are learned; leaving `forget` out makes the retrained model."""
+    leave_out: Role | None = None
+    """A role of `on` whose rows keep their place in the order and are missing from their batches."""
     steps: Count
     """Optimiser steps."""
     batch: Count = 16
@@ -49,6 +56,7 @@ class Train:
             subject, self.objective_on(data), data.with_role("train", data.together(self.on)), steps=self.steps,
             optim=self.optim, batch=self.batch, micro=self.micro, edits=self.edits,
             parallel=Parallel(self.parallel, self.precision), checkpoint_every=self.checkpoint_every, run=run,
+            without=frozenset(row.id for row in data[self.leave_out]) if self.leave_out else frozenset(),
         )  # fmt: skip
 
     def check_model(self, subject: Any) -> None:
@@ -60,4 +68,8 @@ class Train:
         check_edits(self.edits)
         if not data.together(self.on):
             raise UserError("on: give at least one role with rows to train on")
+        if self.leave_out is not None and (self.leave_out not in self.on or len(self.on) < 2):
+            raise UserError(
+                f"leave_out: '{self.leave_out}' keeps its place in the order of `on`: name it there, beside a role to learn"
+            )
         return (Weighted(term=NLL(role="train")),)

@@ -25,6 +25,7 @@ from amends.edits import sparse
 from amends.edits.mask_file import Mask
 from amends.edits.sparse import Which
 from amends.edits.weight_mask import Held
+from amends.engine.fit import Outcome
 from amends.engine.parallel import Parallel, is_main_process
 from amends.subjects.fresh import redraw
 
@@ -63,7 +64,7 @@ class PruneFirst:
         outcome = self._holding(mask)(subject, data, run)
         if not sparse.holds(subject.module, mask):
             raise RuntimeError(f"{type(self.then).__name__} moved weights that are pruned")
-        return outcome
+        return outcome._replace(sparsity=shares["sparsity"]) if isinstance(outcome, Outcome) else outcome
 
     def objective_on(self, data: Bundle) -> tuple[Any, ...]:
         """What `then` says of the data; raises UserError for settings that exclude each other."""
