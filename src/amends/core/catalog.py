@@ -33,6 +33,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "augments": ("augment/*.py",),
     "attacks": ("attack/*.py",),
     "auditors": ("audit/*.py",),
+    "hypergradients": ("bilevel/strategies/*.py",),
     "optim": ("engine/optim.py",),
     "guards": ("engine/guards.py",),
 }
@@ -111,7 +112,7 @@ def _built_in(kind: str) -> tuple[Entry, ...]:
     entries = []
     for pattern in PLACES[kind]:
         for file in sorted(root.glob(pattern)):
-            module = f"amends.{file.parent.name}.{file.stem}"
+            module = ".".join(("amends", *file.relative_to(root).with_suffix("").parts))
             for name, summary in _specs_in(file):
                 entries.append(Entry(kind, _public(name, file.stem), summary, module, _loader(module, name)))
     return tuple(entries)

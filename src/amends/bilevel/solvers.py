@@ -1,0 +1,97 @@
+"""Ways to solve the lower level. Gradient descent, signed or not; an optimiser of the library; anything of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import SkipValidation
+from torch import Tensor
+
+from amends.bilevel.problem import Loss, Problem, scalar
+from amends.bilevel.tree import filled, slopes
+from amends.core.errors import UserError
+from amends.core.protocols import Params
+from amends.core.spec import Count, Part, Positive, spec
+
+
+@dataclass(frozen=True)
+class Given:
+    """The inner parameters are the solution already."""
+
+    steps: int = 0
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """Leaves them."""
+        return inner
+
+
+@spec
+class GD:
+    """Gradient descent, y <- y - lr grad_y g(x, y), or its sign in the place of the gradient (Sign-MAML)."""
+
+    steps: Count
+    """How many steps."""
+    lr: Positive
+    """The step size; below 2 over the largest curvature, or it diverges."""
+    signed: bool = False
+    """Step by the gradient's sign: nothing of the second order is left to differentiate."""
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """One step, differentiable where gradients are on."""
+        slope, y = gradient(problem.lower, outer, inner)
+        return {n: v - self.lr * (slope[n].sign() if self.signed else slope[n]) for n, v in y.items()}
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A solution in closed form, or by a solver of your own: (outer, inner) -> inner; differentiable if it is unrolled."""
+
+    solve: Callable[[Params, Params], Params]
+    steps: int = 1
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """The solution."""
+        return self.solve(outer, inner)
+
+
+@spec
+class Fitted:
+    """Any optimiser of the library, for strategies that do not differentiate through the steps."""
+
+    optim: Annotated[Any, Part("optim"), SkipValidation]
+    """The optimiser; begins without momentum each time."""
+    number: Count
+    """How many of its steps."""
+
+    @property
+    def steps(self) -> int:
+        """One: all of the optimiser's at once."""
+        return 1
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """All steps. Raises UserError where they would have to be differentiated."""
+        if torch.is_grad_enabled():
+            raise UserError("fitted: an optimiser's steps cannot be unrolled: use `gd`, or a strategy that is not unrolling")
+        y = {n: v.detach().clone().requires_grad_() for n, v in inner.items()}
+        optimiser = self.optim.make(y)
+        for step in range(self.number):
+            for group in optimiser.param_groups:
+                group["lr"] = self.optim.lr_at(step, self.number)
+            found, _ = gradient(problem.lower, outer, y)
+            for name, value in y.items():
+                value.grad = found[name]
+            optimiser.step()
+        return {n: v.detach() for n, v in y.items()}
+
+
+def gradient(loss: Loss, outer: Params, inner: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """grad_y of a loss, in the graph where gradients are on; and y as what it was taken of."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = {n: v if differentiable and v.requires_grad else v.detach().requires_grad_() for n, v in inner.items()}
+        found = slopes(scalar(loss(outer, y), "lower"), y, graph=differentiable)
+    y = y if differentiable else {n: v.detach() for n, v in y.items()}
+    return filled(found, y), y

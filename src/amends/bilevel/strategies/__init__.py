@@ -1,0 +1,1 @@
+"""Ways to differentiate through a lower level, one file each; a strategy is a value."""
