@@ -78,9 +78,7 @@ def check_source(source: Any, audit: AuditEntry | None) -> None:
         raise UserError("data.by: waits for an auditor, and the recipe has no key `audit`: add it, for instance "
                         "`audit: {use: activation_clustering}`")  # fmt: skip
     if audit is not None and not waits:
-        raise UserError(
-            "audit: its flags say what is forgotten, so the data must leave that open: `use: labelled, by: audit`"
-        )
+        raise UserError("audit: its flags say what is forgotten, so the data must leave that open: `use: labelled, by: audit`")
 
 
 def stand_in(source: Any, data: Bundle, seed: int) -> Bundle:
