@@ -50,11 +50,19 @@ def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run
     return found, {"seconds": meter.seconds, "cached": False}
 
 
-def split(source: Any, data: Bundle, found: Scores, seed: int) -> Bundle:
-    """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged."""
-    if not found.flagged:
-        return data.with_role("retain", data["train"])
-    return source.flagged(seed, [row.id for row in data["train"] if row.id in found.flagged])
+def split(recipe: Any, data: Bundle, found: Scores) -> Bundle:
+    """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged.
+
+    Raises UserError where the stages, metrics and attacks that follow cannot work with that.
+    """
+    flagged = [row.id for row in data["train"] if row.id in found.flagged]
+    try:
+        later = recipe.data.flagged(recipe.seeds[0], flagged) if flagged else data.with_role("retain", data["train"])
+        recipe.check_data(data, later)
+    except UserError as error:
+        who = f"audit: {recipe.audit.auditors[0].name} flagged {len(flagged)} of {len(found.score)} rows"
+        raise UserError(f"{who}, with which the recipe cannot go on: {error}") from None
+    return later
 
 
 def known_bad(rows: tuple[Sample, ...]) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from amends.core import catalog, fingerprint
 from amends.core.errors import UserError
-from amends.core.types import Measurement
+from amends.core.types import Measurement, Scores
 from amends.data.bundle import Bundle
 from amends.edits import sparse
 from amends.engine.guards import every_kth
@@ -170,6 +170,7 @@ class _Run:
         recipe, whole, effective = self.resolved.recipe, self.data, self._effective(stage, seed)
         assert recipe.audit is not None
         start = fingerprint.of(self.keys[stage.name], self.data_print, _code())
+        decided: Scores | None = None
         for i, auditor in enumerate(recipe.audit.auditors):
             folder = self.record.path / "audits" / f"{auditor.name}{self._mark(stage, seed)}"
             run = StageRun(f"audit by {auditor.name}", effective, folder, self.record, self.mirrors)
@@ -177,10 +178,10 @@ class _Run:
             if not (stage.once and seed != recipe.seeds[0]):
                 line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
                 self.audits, self.audited = self.audits + rows, [*self.audited, line]
-            if i == 0:
-                self.data = audits.split(recipe.data, whole, found, recipe.seeds[0])
+            decided = found if i == 0 else decided
         self.record.update(audits=self.audited)
-        recipe.check_data(whole, self.data)
+        assert decided is not None
+        self.data = audits.split(recipe, whole, decided)
         self.data_print = self.data.fingerprint()
         if seed == recipe.seeds[0]:
             self.record.update(data={**self.record.manifest["data"], **self._sizes()})
