@@ -16,7 +16,7 @@ from amends.core.spec import Count, spec
 from amends.core.types import Sample
 from amends.data.arrays import bundle_of, row_id
 from amends.data.bundle import Bundle
-from amends.data.image_folder import pixels_of
+from amends.data.image_folder import judge, pixels_of
 
 
 @spec
@@ -41,18 +41,20 @@ class Hub:
     """Scale every picture to this many pixels a side."""
     channels: Literal[1, 3] = 3
     """Grey or colour."""
+    skip_broken: bool = False
+    """Leave out pictures that cannot be decoded, and say so, instead of stopping."""
 
     def load(self, seed: int) -> Bundle:
         """Roles train and test. Raises UserError that names what the data set lacks."""
         found = self._open()
         names: tuple[str, ...] = ()
-        rows = {}
+        rows, broken = {}, []
         for role, split in (("train", self.train), ("test", self.test)):
             if split not in found:
                 raise UserError(f"{self.name}: has no split '{split}'{nearest(split, map(str, found))}")
             names = names or tuple(getattr(found[split].features.get(self._label(found[split])), "names", None) or ())
-            rows[role] = self._rows(found[split], role)
-        return bundle_of(rows["train"], rows["test"], names)
+            rows[role] = self._rows(found[split], role, broken)
+        return bundle_of(rows["train"], rows["test"], names, judge(self.name, broken, self.skip_broken))
 
     def _open(self) -> Any:
         try:
@@ -86,13 +88,18 @@ class Hub:
             raise UserError(f"{self.name}: no column '{name}'{nearest(name, split.features)}: set data.label")
         return name
 
-    def _rows(self, split: Any, role: str) -> tuple[Sample, ...]:
+    def _rows(self, split: Any, role: str, broken: list[str]) -> tuple[Sample, ...]:
         (column, pictures), label = self._inputs(split), self._label(split)
+        chosen = split.select_columns([column, label])
         rows = []
-        for i, row in enumerate(split.select_columns([column, label])):
-            k = row[label]
+        for i, k in enumerate(split[label]):
             if not isinstance(k, int) or k < 0:
                 raise UserError(f"{self.name}: row {i} of '{role}' has the label {k!r}, and a class's number is needed")
-            content = {"image": pixels_of(row[column], self.channels, self.size)} if pictures else {"text": row[column]}
+            try:
+                found = chosen[i][column]  # decodes it
+                content = {"image": pixels_of(found, self.channels, self.size)} if pictures else {"text": found}
+            except (OSError, ValueError, SyntaxError, EOFError):  # Pillow's decoders each have errors of their own
+                broken.append(f"row {i} of '{role}'")
+                continue
             rows.append(Sample(row_id(role, k, i), {**content, "label": k}))
         return tuple(rows)

@@ -51,7 +51,7 @@ class ImageFolder:
         classes = self._classes(root, divided)
         broken: list[str] = []
         tops = {split: self._read(root, root / split if divided else root, classes, broken) for split in SPLITS[: 1 + divided]}
-        notes = self._judge(root, broken)
+        notes = judge(root, broken, self.skip_broken)
         train, test = (tops["train"], tops["test"]) if divided else split_off(tops["train"], self.test, seed, "test")
         self._one_size(root, (*train, *test))
         return bundle_of(train, test, classes, notes)
@@ -80,21 +80,25 @@ class ImageFolder:
                     rows.append(Sample(file.relative_to(root).as_posix(), {"image": pixels, "label": label}))
         return tuple(rows)
 
-    def _judge(self, root: Path, broken: Sequence[str]) -> list[str]:
-        if not broken:
-            return []
-        said = f"{len(broken)} image(s) could not be decoded ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''})"
-        if not self.skip_broken:
-            raise UserError(f"{root}: {said}: mend or remove them, or set data.skip_broken: true")
-        return [f"{said} and were left out"]
-
     @staticmethod
     def _one_size(root: Path, rows: Sequence[Sample]) -> None:
+        if not rows:
+            raise UserError(f"{root}: holds no images ({', '.join(ENDINGS)})")
         first = rows[0]
         other = next((r for r in rows if r.data["image"].shape != first.data["image"].shape), None)
         if other is not None:
             (h, w), (a, b) = first.data["image"].shape[1:], other.data["image"].shape[1:]
             raise UserError(f"{root}: {first.id} has {w} x {h} pixels and {other.id} {b} x {a}: set data.size to scale them")
+
+
+def judge(where: Any, broken: Sequence[str], skip: bool) -> list[str]:
+    """The note on images that could not be decoded; raises UserError that names and counts them unless they may be skipped."""
+    if not broken:
+        return []
+    said = f"{len(broken)} image(s) could not be decoded ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''})"
+    if not skip:
+        raise UserError(f"{where}: {said}: mend or remove them, or set skip_broken: true of the data's source")
+    return [f"{said} and were left out"]
 
 
 def _images(folder: Path) -> Iterator[Path]:

@@ -73,7 +73,8 @@ class Labelled:
         left = [row for row in source["train"] if row.id not in marks]
         kept = _without_copies(left, gone)
         if not kept:
-            raise UserError("data: every training row is to be forgotten, and none is left to retain: name fewer")
+            key = _KEYS[self.by] if self.by != "ids" or self.ids else "file"
+            raise UserError(f"data.{key}: every training row is to be forgotten, and none is left to retain: name fewer")
         notes = [*source.notes]
         if len(kept) < len(left):
             notes.append(f"{len(left) - len(kept)} row(s) with the content of a forgotten row are left out of the retain set")
@@ -120,7 +121,7 @@ class Labelled:
         share = SHARES.get(self.by, 1.0) if self.share is None else self.share
         many = len(pool) if share == 1 else how_many(share, len(pool), "share")
         if many > len(pool):
-            raise UserError(f"data.share: {many} rows were to be forgotten, and {len(pool)} are there")
+            raise UserError(f"data.share: {many} rows were to be forgotten, and {len(pool)} are there: lower it")
         chosen = set(shuffled((row.id for row in pool), seed, "forget")[:many])
         return tuple(row for row in pool if row.id in chosen), kind
 
@@ -153,6 +154,8 @@ class Labelled:
         return tuple(found.values())
 
 
+_KEYS = {"class": "classes", "group": "classes", "ids": "ids", "random": "share", "poisoned": "share"}
+"""The key that decides how much is forgotten."""
 _REMEDIES = {
     "class": "the class has no training rows", "group": "the group has no training rows", "ids": "give `ids` or a `file`",
     "random": "the source has no rows", "poisoned": "use a source that poisons some, such as `use: poison`",

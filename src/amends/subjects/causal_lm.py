@@ -168,7 +168,9 @@ class CausalLM:
         return [*self._ids(text), self.tokenizer.eos_token_id]
 
     def encode(self, sample: Sample) -> Encoded:
-        """Prompt and answer as one row of tokens; raises UserError when it is longer than the context."""
+        """Prompt and answer as one row of tokens; raises UserError for a row without text, or longer than the context."""
+        if not ("text" in sample.data or "answer" in sample.data):
+            raise UserError(f"row {sample.id}: has no question, prompt or text, and this model reads nothing else")
         prompt, answer = self.prompt_ids(sample), self.answer_ids(sample)
         if not prompt:  # the first token of a text has nothing before it to be predicted from
             prompt, answer = answer[:1], answer[1:]

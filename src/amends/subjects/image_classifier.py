@@ -11,7 +11,6 @@ Weights come as safetensors only, and remote code is never run: torchvision's ow
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +27,10 @@ from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.subjects.classifier import Classifier
 from amends.subjects.images import Augment, pixels
+from amends.subjects.label_names import check_names
 from amends.subjects.load import check_folder, quiet
 from amends.subjects.nets import Pixels, ResNet18, conv_net
+from amends.subjects.preprocessing import preprocessing
 
 MARKS = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 """Buffers by which a network is known to normalise by itself."""
@@ -54,6 +55,8 @@ class ImageClassifier:
     """Number of classes; the data's by default."""
     new_head: bool = False
     """Give a loaded model a fresh head for the data's classes, where it has another number of them."""
+    trust_order: bool = False
+    """A loaded model's classes stand in the data's order under other names."""
     pretrained: bool = False
     """Load timm's weights for the architecture; its safetensors come from the hub."""
     size: Count | None = None
@@ -78,12 +81,13 @@ class ImageClassifier:
     def load(self, data: Bundle, seed: int) -> Classifier:
         """Draws or reads the weights; raises UserError where data and model do not belong together."""
         rows = [row for role in data.roles.values() for row in role]
-        image = pixels(_first(rows).data["image"])
+        image = pixels(_one_shape(rows).data["image"])
         classes = self._num_classes(data, rows)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))  # inside fork_rng: no global stream is moved
             net, own = self._net(image.shape[0], classes, image.shape[-1])
-        self._check_labels(net, data, classes)
+        if self.net == "hf" and not self.new_head:
+            check_names(self.name, getattr(net.config, "id2label", None), data.classes, self.trust_order)
         channels = int(own.get("channels") or image.shape[0])
         if image.shape[0] not in (1, channels):
             raise UserError(f"subject: the model reads {channels} channel(s), and the images have {image.shape[0]}")
@@ -150,7 +154,8 @@ class ImageClassifier:
         except Exception as error:  # a folder of the user's: each of the libraries that read it has errors of its own
             first = str(error).strip().split("\n")[0]
             raise UserError(f"{self.name}: could not be loaded as an image classifier ({first})") from None
-        return net.to(torch.float32), {"channels": getattr(config, "num_channels", 3), **_preprocessing(place, self.revision)}
+        told = preprocessing(place, self.revision)
+        return net.to(torch.float32), {"channels": getattr(config, "num_channels", 3), **told._asdict()}
 
     def _library(self, channels: int, classes: int) -> tuple[nn.Module, dict[str, Any]]:
         try:
@@ -171,21 +176,6 @@ class ImageClassifier:
 
     # ------------------------------------------------------------------ what must fit
 
-    def _check_labels(self, net: nn.Module, data: Bundle, classes: int) -> None:
-        """A loaded model that names its classes must name them in the data's order."""
-        named = getattr(getattr(net, "config", None), "id2label", None) or {}
-        theirs = [str(named.get(i, "")) for i in range(classes)]
-        if self.net != "hf" or self.new_head or len(data.classes) != classes or set(map(_plain, theirs)) != set(
-            map(_plain, data.classes)
-        ):  # fmt: skip
-            return
-        wrong = next((i for i in range(classes) if _plain(theirs[i]) != _plain(data.classes[i])), None)
-        if wrong is not None:
-            raise UserError(
-                f"{self.name}: class {wrong} is '{theirs[wrong]}' to the model and '{data.classes[wrong]}' in the data: "
-                "give the data's source its `classes` in the model's order"
-            )
-
     def _normal(
         self, net: nn.Module, own: dict[str, Any], data: Bundle, channels: int
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -193,6 +183,11 @@ class ImageClassifier:
         if self.normalise != "outside":
             if self.mean or self.std:
                 raise UserError(f"subject.mean: is not used with normalise: {self.normalise}: remove it, or set outside")
+            if self.normalise == "inside" and own.get("mean"):
+                raise UserError(
+                    f"subject.normalise: inside, and the preprocessor_config.json of {self.name} has a mean, to be subtracted "
+                    "in front of the network: set outside"
+                )
             return (), ()
         held = next((n for n, _ in net.named_buffers() if n.rpartition(".")[2] in MARKS), None)
         if held is not None:
@@ -200,6 +195,11 @@ class ImageClassifier:
         if bool(self.mean) != bool(self.std):
             raise UserError("subject.mean: give both mean and std, or neither")
         mean, std = self.mean or tuple(own.get("mean") or ()), self.std or tuple(own.get("std") or ())
+        if not mean and own.get("found"):
+            raise UserError(
+                f"subject.normalise: outside, and the preprocessor_config.json of {self.name} says that its images are not "
+                "normalised: set none, or inside where the network does it, or give mean and std"
+            )
         if not mean:
             mean, std = statistics(data)
         mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
@@ -208,15 +208,25 @@ class ImageClassifier:
         return mean, std
 
 
-def _first(rows: list[Sample]) -> Sample:
-    row = next((r for r in rows if "image" in r.data), None)
-    if row is None:
+def _one_shape(rows: list[Sample]) -> Sample:
+    """The first row with an image; raises UserError where there is none, and where another has another size or colour."""
+    with_image = [r for r in rows if "image" in r.data]
+    if not with_image:
         raise UserError("subject: the data has no images: use a source of labelled images")
-    return row
+    first = with_image[0]
+    shape = tuple(np.shape(first.data["image"]))
+    odd = next((r for r in with_image if tuple(np.shape(r.data["image"])) != shape), None)
+    if odd is not None:
+        other = tuple(np.shape(odd.data["image"]))
+        raise UserError(
+            f"data: row {first.id} is an image of {_words(shape)} and row {odd.id} one of {_words(other)}: make all of one "
+            "size and colour (data.of.size and data.of.channels, where the source has them)"
+        )
+    return first
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower()
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[-1]} x {shape[-2]} pixels and {shape[0]} channel(s)"
 
 
 def statistics(data: Bundle) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -231,18 +241,3 @@ def statistics(data: Bundle) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-6))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _preprocessing(where: str, revision: str | None) -> dict[str, Any]:
-    """Mean, deviation and size from a model's preprocessor_config.json, as far as it says."""
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(where, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        told = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
-    except (OSError, ValueError):
-        told = {}
-    size = told.get("size")
-    side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
-    normal = {"mean": told.get("image_mean"), "std": told.get("image_std")} if told.get("do_normalize", True) else {}
-    return {"size": side if told.get("do_resize", True) else None, **normal}

@@ -14,6 +14,7 @@ from amends.core.spec import Count, spec
 from amends.data.bundle import Bundle
 from amends.subjects.causal_lm import silenced
 from amends.subjects.classifier import Classifier, Texts
+from amends.subjects.label_names import check_names
 from amends.subjects.load import check_folder, quiet
 from amends.subjects.nets import TextLogits
 from amends.subjects.tiny import texts, train_tokenizer
@@ -39,6 +40,8 @@ class TextClassifier:
     """Longest row in tokens; longer ones are cut."""
     new_head: bool = False
     """Give a loaded model a fresh head for the data's classes, where it has another number of them."""
+    trust_order: bool = False
+    """A loaded model's classes stand in the data's order under other names."""
 
     def content(self) -> str:
         """Names, sizes and times of local weight files."""
@@ -55,6 +58,8 @@ class TextClassifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))  # inside fork_rng: no global stream is moved
             net, tokenizer = self._opened(classes) if self.name else self._small(data, classes)
+        if self.name and not self.new_head:
+            check_names(self.name, net.config.id2label, data.classes, self.trust_order)
         most = getattr(net.config, "max_position_embeddings", self.max_length)
         return Classifier(TextLogits(net).eval(), Texts(tokenizer, min(self.max_length, most)))
 

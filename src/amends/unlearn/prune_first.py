@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import SkipValidation
 
+from amends.core import fingerprint
 from amends.core.context import Inside
 from amends.core.errors import UserError
 from amends.core.protocols import Context
@@ -75,12 +76,27 @@ class PruneFirst:
             self.prune.objective_on(data)
         return self.then.objective_on(data)
 
+    def content(self) -> str:
+        """What changes when the mask file does."""
+        path = Path(self.file or "").expanduser()
+        return fingerprint.of_file(path) if path.is_file() else ""
+
+    def check_model(self, subject: Any) -> None:
+        """Raises UserError for a file that is no mask, or another model's."""
+        self._given(subject)
+
+    def _given(self, subject: Any) -> Mask | None:
+        if self.file is None:
+            return None
+        path = Path(self.file).expanduser()
+        mask, _ = Mask.load(path)
+        mask.check(dict(subject.module.named_parameters()), path)
+        return mask
+
     def _mask(self, subject: Any, data: Bundle, run: Context) -> Mask:
-        if self.file is not None:
-            path = Path(self.file).expanduser()
-            mask, _ = Mask.load(path)
-            mask.check(dict(subject.module.named_parameters()), path)
-            return mask
+        given = self._given(subject)
+        if given is not None:
+            return given
         if self.prune is not None:
             self.prune(subject, data, Inside(run, "prune"))
         subject.call.to(Parallel().device)
