@@ -108,7 +108,7 @@ def _mean(seeds: Sequence[Shares]) -> Shares:
 def _compared_with(run: RunData, table: Table, name: str) -> str | None:
     """The model that a stage is compared with: its own, else the retrained one."""
     own = next((s.raw.get("against") for s in run.stages if s.name == name and s.raw.get("against")), None)
-    return str(own) if own else table.the("retrain")
+    return str(own) if own else next((s for s, kind in table.kinds.items() if kind == "retrain"), None)
 
 
 def _scores(path: Path) -> Mapping[str, float]:

@@ -108,9 +108,10 @@ def _across(shares: Sequence[float], start: float, stop: float) -> LogAxis:
 
 
 def _upwards(cells: Sequence[Cell], start: float, stop: float) -> Axis:
+    """From 0, so that no small change looks like a large one."""
     values = [c.value for c in cells]
     span = (max(values) - min(values) or max(abs(values[0]), 1.0)) / 2
-    return axis([0.0, *(v for c in cells for v in within_reach(c.value, c.low, c.high, span))], start, stop, unit_range=True)
+    return axis([0.0, *(v for c in cells for v in within_reach(c.value, c.low, c.high, span))], start, stop)
 
 
 def _ticks(lines: Sequence[Line], x: LogAxis) -> list[tuple[float, float]]:

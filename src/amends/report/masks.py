@@ -68,10 +68,10 @@ class Weights:
 
 
 def masks(run: RunData) -> list[Masked]:
-    """The masks of a run by stage, those that list at least one parameter."""
+    """The masks of a run by stage, those that list at least one parameter; of zeros, the stage that pruned has its own."""
     found = []
     for name, table in run.masks:
-        cells = density(rows(table.get("parameters")))
+        cells = density(rows(table.get("parameters"))) if table.get("by") != "zeros" else []
         if cells:
             found.append(Masked(name, sentence(table), picture(cells, name)))
     return found

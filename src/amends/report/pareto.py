@@ -82,9 +82,9 @@ def plot(
     spots = [(x(p.x.value), y(p.y.value)) for p in ordered]
     twins = _twins(ordered)
     parts = [*_frame(x, y, x_name, y_name)]
-    for name, height in levels:
-        parts.append(line(_LEFT, y(height), _RIGHT, y(height), "reference"))
-        parts.append(text(_RIGHT, y(height) - 5, name, "tick", "end"))
+    marked = _marked(levels, y)
+    parts += [line(_LEFT, y(height), _RIGHT, y(height), "reference") for _, height in levels]
+    parts += [text(_RIGHT, base, name, "tick", "end") for name, base in marked]
     parts += [line(*spots[a], *spots[b], cls="twin") for a, b in twins.items()]
     for p, (px, py) in zip(ordered, spots, strict=True):
         parts += _whiskers(x, p.x, py, across=False) + _whiskers(y, p.y, px, across=True)
@@ -98,12 +98,20 @@ def plot(
             parts.append((square if i in twins else _disc)(px, py, said, "method" if p.front else "behind"))
     full = [shorten(f"{p.place} {p.name}" if p.place else p.name, 18) for p in ordered]
     brief = [str(p.place) if p.place else shorten(p.name, 9) for p in ordered]
-    above = [(_RIGHT - 7.2 * len(n), y(h) - 16, float(_RIGHT), y(h) + 1) for n, h in levels]
+    above: list[Box] = [(_RIGHT - 7.2 * len(name), base - 11, float(_RIGHT), base + 3) for name, base in marked]
     parts += place(spots, full, (_LEFT, _TOP, _RIGHT, _BOTTOM), [*above, *(_middle(p) for p in spots)], brief)
     told = [f"{p.name} {words.number(p.x.value)} and {words.number(p.y.value)}" for p in ordered]
     said = "; ".join([*told, *(f"{name} {words.number(height)}" for name, height in levels)])
     on = words.listed([p.name for p in best]) or "none"
     return svg(f"{x_name} across, {y_name} upwards: {said}. On the front: {on}", WIDTH, _HEIGHT, *parts)
+
+
+def _marked(levels: Sequence[Level], y: Axis) -> list[tuple[str, float]]:
+    """(words, baseline) of what is said of the levels: one above its line, two on either side, of more only how many."""
+    ordered = sorted(levels, key=lambda each: y(each[1]))
+    if len(ordered) > 2:
+        return [(f"doing nothing to {len(ordered)} originals", y(ordered[0][1]) - 5)]
+    return [(name, y(height) + (13 if i else -5)) for i, (name, height) in enumerate(ordered)]
 
 
 def _twins(ordered: Sequence[Point]) -> dict[int, int]:
