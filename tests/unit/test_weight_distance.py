@@ -16,7 +16,7 @@ from amends.edits import sparse
 from amends.engine.loader import Loader
 from amends.engine.optim import SGD
 from amends.metrics.evaluation import Evaluation
-from amends.metrics.weight_distance import WeightDistance, apart, moved
+from amends.metrics.weight_distance import WeightDistance, apart, moved, together
 from amends.subjects.tiny import TinyClassifier
 from amends.train.plain import Train
 from amends.train.pruned import Pruned
@@ -44,10 +44,16 @@ def made(classifier_world: Any, *stages: Any) -> dict[str, Tensor]:
     return parameters(subject)
 
 
+def distance(mine: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return together(apart(mine, other))[0]
+
+
 def test_distances_by_hand() -> None:
-    assert apart(model(a=[1.0, 5.0], b=[4.0]), model(a=[1.0, 2.0], b=[0.0])) == [5.0, 3]
-    assert moved(model(a=[0.0, 5.0], b=[4.0]), model(a=[9.0, 2.0], b=[0.0])) == [5.0, 2], "what is 0 is pruned, not moved"
-    assert moved(model(a=[1.0]), model(a=[1.0])) == [0.0, 1]
+    assert apart(model(a=[1.0, 5.0], b=[4.0]), model(a=[1.0, 2.0], b=[0.0])) == {"a": [3.0, 2], "b": [4.0, 1]}
+    way = moved(model(a=[0.0, 5.0], b=[4.0]), model(a=[9.0, 2.0], b=[0.0]))
+    assert way == {"a": [3.0, 1], "b": [4.0, 1]}, "what is 0 is pruned, not moved"
+    assert together(way) == (5.0, 2)
+    assert together(moved(model(a=[1.0]), model(a=[1.0]))) == (0.0, 1)
 
 
 def test_it_measures_what_an_evaluation_brings(classifier_world: Any) -> None:
@@ -56,6 +62,7 @@ def test_it_measures_what_an_evaluation_brings(classifier_world: Any) -> None:
     two = Evaluation(None, classifier_world.data, weights=lambda: other)
     far = WeightDistance().measure(one, two)
     assert (far.name, far.value, far.low, far.high, far.n, far.better) == ("weight_distance", 5.0, 5.0, 5.0, 2, "lower")
+    assert far.scores == {"a": 5.0}
     assert WeightDistance().measure(one, one).value == 0
     way = WeightDistance(to="first").measure(one, None)
     assert (way.name, way.value, way.n, way.better) == ("weight_travel", 2.0, 1, "closer")
@@ -96,14 +103,14 @@ def test_one_step_apart_is_the_rate_times_the_difference_of_mean_gradients(class
         like = subject.likelihood(subject.collate(rows))
         means.append(torch.autograd.grad(like.nll_B.mean(), list(subject.module.parameters())))
     by_hand = 0.1 * float(sum((a - b).square().sum() for a, b in zip(*means, strict=True))) ** 0.5
-    assert apart(made(classifier_world, ALL), made(classifier_world, EXACT))[0] == pytest.approx(by_hand, rel=1e-4)
+    assert distance(made(classifier_world, ALL), made(classifier_world, EXACT)) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_a_training_that_leaves_nothing_out_is_the_training_itself(classifier_world: Any) -> None:
     few = replace(ALL, steps=6, batch=5)
     other = replace(few, leave_out="forget")
-    assert apart(made(classifier_world, few), made(classifier_world, few))[0] == 0
-    assert apart(made(classifier_world, other), made(classifier_world, few))[0] > 0
+    assert distance(made(classifier_world, few), made(classifier_world, few)) == 0
+    assert distance(made(classifier_world, other), made(classifier_world, few)) > 0
     one_by_one = replace(other, batch=1, steps=len(classifier_world.data.together(("forget", "retain"))))
     assert all(bool(p.isfinite().all()) for p in made(classifier_world, one_by_one).values()), "a step of no row does nothing"
 
@@ -117,7 +124,7 @@ def test_under_a_mask_only_what_is_left_is_apart(classifier_world: Any) -> None:
     for name, p in mine.items():
         assert torch.equal(p == 0, exact[name] == 0), "SynFlow looks at no data: one mask for both"
     unlearned = made(classifier_world, prune, PruneFirst(then=Influence(alpha=0.1), which="weights"))
-    assert apart(unlearned, exact)[0] > 0 and all(bool((p[mine[n] == 0] == 0).all()) for n, p in unlearned.items())
+    assert distance(unlearned, exact) > 0 and all(bool((p[mine[n] == 0] == 0).all()) for n, p in unlearned.items())
 
 
 def test_a_stage_says_how_sparse_it_is(classifier_world: Any) -> None:

@@ -17,7 +17,7 @@ interval has no width, and only seeds say how much it varies.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from amends.core.errors import UserError
@@ -58,31 +58,48 @@ class WeightDistance:
         return frozenset()
 
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
-        """The distance over all weights together, n their number. Raises UserError where weights are not at hand."""
+        """The distance over all weights together, n their number; `scores` are each tensor's own distance.
+
+        Raises UserError where weights are not at hand.
+        """
         if self.to == "first":
             found = evaluation.once("weight_travel", lambda: moved(_weights(evaluation), _first(evaluation)))
         else:
             other = required(against, self.name)
-            found = [0.0, 0] if other is evaluation else apart(_weights(evaluation), _weights(other))
-        value, n = float(found[0]), int(found[1])
-        return Measurement(self.name, value, value, value, n, self.better, self.version)
+            mine = _weights(evaluation)
+            found = apart(mine, mine if other is evaluation else _weights(other))
+        value, n = together(found)
+        own = {name: distance for name, (distance, _) in found.items()}
+        return Measurement(self.name, value, value, value, n, self.better, self.version, scores=own)
 
 
-def apart(mine: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[float]:
-    """[||theta - theta*||_2 over all weights, their number]. Raises UserError for models of other shapes."""
+Parts = Mapping[str, Sequence[float]]
+"""tensor -> (Euclidean distance, how many of its weights count)."""
+
+
+def apart(mine: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Parts:
+    """||theta - theta*||_2 of each tensor. Raises UserError for models of other shapes."""
     _check(mine, other)
-    square = sum(float((p.detach().double() - other[n].detach().double()).square().sum()) for n, p in mine.items())
-    return [math.sqrt(square), sum(p.numel() for p in mine.values())]
+    return {n: [_norm(p, other[n]), p.numel()] for n, p in mine.items()}
 
 
-def moved(mine: Mapping[str, Tensor], first: Mapping[str, Tensor]) -> list[float]:
-    """[||m o (theta - theta_0)||_2 with m where theta is not 0, how many weights that is]."""
+def moved(mine: Mapping[str, Tensor], first: Mapping[str, Tensor]) -> Parts:
+    """||m o (theta - theta_0)||_2 of each tensor, with m where theta is not 0, and how many weights that is."""
     _check(mine, first)
-    square = sum(
-        float((p.detach().double() - first[n].detach().double()).masked_fill(p.detach() == 0, 0).square().sum())
-        for n, p in mine.items()
-    )
-    return [math.sqrt(square), sum(int(p.detach().count_nonzero()) for p in mine.values())]
+    return {n: [_norm(p, first[n].masked_fill(p == 0, 0)), int(p.count_nonzero())] for n, p in mine.items()}
+
+
+def together(parts: Parts) -> tuple[float, int]:
+    """The distance over all tensors, and the number of weights.
+
+    >>> together({"a": [3.0, 2], "b": [4.0, 1]})
+    (5.0, 3)
+    """
+    return math.hypot(*(distance for distance, _ in parts.values())), int(sum(n for _, n in parts.values()))
+
+
+def _norm(a: Tensor, b: Tensor) -> float:
+    return float((a.detach().double() - b.detach().double()).norm())
 
 
 def _check(mine: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:

@@ -55,6 +55,8 @@ def _plots(board: Board) -> list[Panel]:
     note = (
         "Numbers are places in the table. Filled points lie on the front: no other method is as good in both and better in one."
     )
+    if pareto.has_twins(points):
+        note += " A square is the same method on the sparse model."
     shown = [("All models", note, points)] if points else []
     if len(close) > 1 and len(close) < len(points):
         enough = f"at least {words.share(board.at_least)} of the original's {words.metric(board.keeping)}"

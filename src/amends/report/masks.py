@@ -71,8 +71,8 @@ def masks(run: RunData) -> list[Masked]:
     """The masks of a run by stage, those that list at least one parameter; of zeros, the stage that pruned has its own."""
     found = []
     for name, table in run.masks:
-        cells = density(rows(table.get("parameters"))) if table.get("by") != "zeros" else []
-        if cells:
+        cells = density(rows(table.get("parameters")))
+        if cells and table.get("by") != "zeros":
             found.append(Masked(name, sentence(table), picture(cells, name)))
     return found
 

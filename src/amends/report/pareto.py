@@ -66,6 +66,11 @@ def front(points: Iterable[tuple[str, float, float]]) -> set[str]:
     }  # fmt: skip
 
 
+def has_twins(points: Sequence[Point]) -> bool:
+    """Whether a method stands there with the same method on a sparse model."""
+    return bool(_twins(points))
+
+
 def plot(
     points: Sequence[Point], x_name: str, y_name: str, x_better: str, *, log: bool = False, levels: Sequence[Level] = ()
 ) -> Markup:
