@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 KEPT = ("name", "profile", "status", "title", "question", "paper", "recipe_hash", "seeds", "versions", "device", "processes",
-        "started", "seconds", "data", "stages", "headline", "draw")  # fmt: skip
+        "started", "seconds", "data", "audits", "stages", "headline", "draw")  # fmt: skip
 
 
 def collect(run: Path) -> dict[str, object]:
@@ -19,7 +19,8 @@ def collect(run: Path) -> dict[str, object]:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     claims = json.loads((run / "claims.json").read_text(encoding="utf-8"))
     kept = {key: manifest[key] for key in KEPT if key in manifest}
-    return {**kept, "measurements": results["measurements"], "recovered": results["recovered"], "claims": claims}
+    found = {key: results[key] for key in ("measurements", "recovered", "flags") if key in results}
+    return {**kept, **found, "claims": claims}
 
 
 if __name__ == "__main__":

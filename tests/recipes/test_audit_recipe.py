@@ -79,7 +79,7 @@ def test_flags_are_the_forget_set_of_what_follows(straight: Path) -> None:
 
 
 def test_results_hold_what_the_flags_are_worth_with_intervals(straight: Path) -> None:
-    rows = read(straight / "results.json")["audits"]
+    rows = read(straight / "results.json")["flags"]
     assert [(r["auditor"], r["name"]) for r in rows] == [
         (a, n) for a in ("activation_clustering", "spectral_signatures", "spc", "random_scores")
         for n in ("auroc", "tpr", "fpr", "flagged")
@@ -150,11 +150,11 @@ def test_each_seed_has_flags_of_its_own_unless_its_model_is_made_once(tmp_path: 
     assert {f.parent.name for f in folder.glob("audits/*/flags.csv")} == {"random_scores", "random_scores-seed1"}
     first, second = (read_flags(folder / "audits" / name / "flags.csv") for name in ("random_scores", "random_scores-seed1"))
     assert first.flagged != second.flagged
-    assert [r["seed"] for r in read(folder / "results.json")["audits"] if r["name"] == "auroc"] == [0, 1]
+    assert [r["seed"] for r in read(folder / "results.json")["flags"] if r["name"] == "auroc"] == [0, 1]
     assert len(read(folder / "claims.json")[0]["per_seed"]) == 2
     once = execute(light(*sets, "stages.original.once=true"), tmp_path / "once")
     assert {f.parent.name for f in once.glob("audits/*/flags.csv")} == {"random_scores"}
-    assert [r["seed"] for r in read(once / "results.json")["audits"] if r["name"] == "auroc"] == [0]
+    assert [r["seed"] for r in read(once / "results.json")["flags"] if r["name"] == "auroc"] == [0]
 
 
 # ---------------------------------------------------------------------- what is said of mistakes

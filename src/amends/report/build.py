@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amends.core.errors import UserError
 from amends.report import evidence, limits, panels, samples, words
+from amends.report.audits import COLUMNS, audit
 from amends.report.confidence import FOLDED, histograms
 from amends.report.drawn import drawn
 from amends.report.load import Row, RunData, load, mapping
@@ -89,6 +90,8 @@ def context(run: RunData) -> dict[str, Any]:
         "levels": {"little": evidence.LITTLE, "half": evidence.HALF, "kept": evidence.KEPT, "cheap": evidence.CHEAP},
         "facts": facts(run),
         "claims": claims(run),
+        "audit": audit(run),
+        "audit_columns": tuple(COLUMNS.values()),
         "columns": columns(table),
         "subjects": [_subject(run, table, s) for s in table.kinds],
         "every": every(table),

@@ -57,6 +57,10 @@ class RunData:
     """What could not be read, in sentences."""
     masks: tuple[tuple[str, Row], ...] = ()
     """What stages/*/mask.json say, by the stage's name and, from the second seed on, the seed."""
+    flags: tuple[Row, ...] = ()
+    """What was measured of auditors: auditor, seed, name, value, low, high, n, ..."""
+    suspects: tuple[Row, ...] = ()
+    """The rows that the auditor who decides finds the most suspicious, in the first seed."""
 
     @property
     def name(self) -> str:
@@ -112,6 +116,8 @@ def load(folder: Path) -> RunData:
         answers=tuple(_lines(folder / "samples" / "answers.jsonl", gaps)),
         steps=tuple(_lines(folder / "metrics.jsonl", gaps)),
         masks=tuple(_masks(folder, gaps)),
+        flags=_flags(results),
+        suspects=tuple(_suspects(folder, manifest, gaps)),
         gaps=tuple(gaps),
     )
 
@@ -126,10 +132,24 @@ def from_value(values: Row) -> RunData:
         measurements=tuple(_with_seed(m) for m in rows(values.get("measurements")) if "name" in m and "subject" in m),
         recovered=tuple(_with_seed(r) for r in rows(values.get("recovered")) if "attack" in r and "subject" in r),
         claims=tuple(rows(values.get("claims"))),
+        flags=_flags(values),
         answers=(),
         steps=(),
         gaps=(),
     )
+
+
+def _flags(values: Row) -> tuple[Row, ...]:
+    found = (m for m in rows(values.get("flags")) if "name" in m and "auditor" in m)
+    return tuple({**m, "seed": _seed(m.get("seed"))} for m in found)
+
+
+def _suspects(folder: Path, manifest: Row, gaps: list[str]) -> list[Row]:
+    """`shown.json` of the auditor who decides; a name that is no plain folder name is not followed."""
+    name = next((line.get("auditor") for line in rows(manifest.get("audits")) if line.get("decides")), None)
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return []
+    return rows(_json(folder / "audits" / name / "shown.json", gaps))
 
 
 def mapping(value: Any) -> Row:

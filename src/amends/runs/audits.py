@@ -22,8 +22,11 @@ from amends.metrics.evaluation import name_of
 from amends.metrics.flags import flag_measurements
 from amends.runs.record import Meter, read_json, write_json, write_text
 from amends.runs.stages import StageRun, start_over
+from amends.runs.thumbnails import thumbnail
 
 FLAGS = "flags.csv"
+SHOWN = 12
+"""How many of the most suspicious rows the report shows."""
 COLUMNS = ("id", "score", "flagged", "label", "bad")
 
 
@@ -45,6 +48,7 @@ def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run
     found = auditor.scores(load(), blind(data), run)
     if run.record.writes:
         write_text(run.folder / FLAGS, as_csv(found, data[auditor.role], data.classes))
+        write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes))
         write_json(run.folder / "DONE", {"key": key, "seconds": meter.seconds, "note": found.note})
     run.say(f"flagged {len(found.flagged)} of {len(found.score)} rows" + (f"; {found.note}" if found.note else ""))
     return found, {"seconds": meter.seconds, "cached": False}
@@ -98,6 +102,20 @@ def _per_class(rows: tuple[Sample, ...], found: Scores, bad: Mapping[str, bool],
 
 def _name(label: Any, classes: tuple[str, ...]) -> str:
     return name_of(label, classes) if isinstance(label, int) else "all"
+
+
+def suspects(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The highest scores, with a small picture where the row is an image: what the report shows."""
+    bad, by_id = known_bad(rows), {row.id: row for row in rows}
+    order = sorted(found.score, key=lambda row: (-found.score[row], row))[:SHOWN]
+    return [
+        {
+            "id": name, "score": found.score[name], "flagged": name in found.flagged, "bad": bad.get(name),
+            "label": _name(by_id[name].data.get("label"), classes),
+            "picture": thumbnail(by_id[name].data["image"]) if "image" in by_id[name].data else None,
+        }
+        for name in order
+    ]  # fmt: skip
 
 
 def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> str:

@@ -96,7 +96,7 @@ class _Run:
     stages: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     recovered: list[dict[str, Any]] = field(default_factory=list)
-    audits: list[dict[str, Any]] = field(default_factory=list)
+    flags: list[dict[str, Any]] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[tuple[StageEntry, StageRun]] | None = None
     """Stages made before the audit, to be read once it has split the data; None when there is nothing to wait for."""
@@ -177,7 +177,7 @@ class _Run:
             found, how = audits.conduct(auditor, lambda: self._load(stage.name, seed), whole, start, run)
             if not (stage.once and seed != recipe.seeds[0]):
                 line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
-                self.audits, self.audited = self.audits + rows, [*self.audited, line]
+                self.flags, self.audited = self.flags + rows, [*self.audited, line]
             decided = found if i == 0 else decided
         self.record.update(audits=self.audited)
         assert decided is not None
@@ -368,7 +368,7 @@ class _Run:
         )
 
     def _flush(self) -> None:
-        found = {"audits": self.audits} if self.resolved.recipe.audit is not None else {}
+        found = {"flags": self.flags} if self.resolved.recipe.audit is not None else {}
         results = {"schema": SCHEMA, "measurements": self.measured, "recovered": self.recovered, **found}
         self.record.write("results.json", results)
         self.record.write_lines("samples/answers.jsonl", self.answers.values())
@@ -439,7 +439,7 @@ class _Run:
             self._say(f"claim {claim['verdict']}: {claim['that']} {claim['needed']}{seen}")
 
     def _values(self, path: str) -> list[float]:
-        return quantity(path, self.stages, self.measured, self.recovered, self.audits)
+        return quantity(path, self.stages, self.measured, self.recovered, self.flags)
 
     def _say(self, text: str) -> None:
         if self.record.writes:

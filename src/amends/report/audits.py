@@ -1,0 +1,115 @@
+"""What auditors found: how good their flags are, in which classes they lie, and which rows are the most suspicious."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from amends.report import words
+from amends.report.load import Row, RunData, number, rows
+from amends.report.svg import el, svg
+from amends.report.table import Cell, aggregate
+
+COLUMNS = {"auroc": "AUROC", "tpr": "TPR", "fpr": "FPR", "flagged": "flagged"}
+"""Measurement -> the header of its column."""
+_PIXEL = 8
+_LINE = re.compile(r"(?:[0-9a-f]{6}){1,64}")
+
+
+@dataclass(frozen=True)
+class Auditor:
+    """One auditor's line: what it measured, over all seeds."""
+
+    name: str
+    decides: bool
+    cells: tuple[Cell | None, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One of the highest scores."""
+
+    id: str
+    score: str
+    label: str
+    flagged: bool
+    bad: bool | None
+    picture: Markup | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The whole panel."""
+
+    sentence: str
+    auditors: tuple[Auditor, ...]
+    known: bool
+    """Whether the data knows which rows are bad."""
+    classes: tuple[Row, ...]
+    suspects: tuple[Suspect, ...]
+
+
+def audit(run: RunData) -> Audit | None:
+    """The panel of a run that audited its rows; None for every other run."""
+    lines = [line for line in rows(run.manifest.get("audits")) if isinstance(line.get("auditor"), str)]
+    if not lines:
+        return None
+    first = next((line for line in lines if line.get("decides")), lines[0])
+    notes = {str(line["auditor"]): str(line.get("note") or "") for line in reversed(lines)}
+    auditors = tuple(_auditor(run, name, name == first["auditor"], note) for name, note in reversed(notes.items()))
+    return Audit(
+        sentence(first), auditors, number(first.get("bad")) is not None, tuple(map(_class, rows(first.get("classes")))),
+        tuple(map(_suspect, run.suspects)),
+    )  # fmt: skip
+
+
+def sentence(line: Row) -> str:
+    """`activation_clustering looked at 1348 rows with the model original and flagged 74: these became the forget set.`"""
+    bad = number(line.get("bad"))
+    planted = "" if bad is None else f", {bad:.0f} of which are known to be bad"
+    looked, flagged = (number(line.get(key)) or 0 for key in ("rows", "flagged"))
+    return (
+        f"{line['auditor']} looked at {looked:.0f} rows{planted}, with the model {line.get('model', '?')}, and flagged "
+        f"{flagged:.0f}. These are what every later stage forgets, or is retrained without."
+    )
+
+
+def _auditor(run: RunData, name: str, decides: bool, note: str) -> Auditor:
+    own = [row for row in run.flags if row.get("auditor") == name]
+    cells = [aggregate([row for row in own if row.get("name") == what], what) for what in COLUMNS]
+    return Auditor(name, decides, tuple(cells), note)
+
+
+def _class(row: Row) -> Row:
+    counts = {key: f"{n:,.0f}" if (n := number(row.get(key))) is not None else words.NONE for key in ("rows", "flagged", "bad")}
+    return {"class": str(row.get("class", "?")), **counts}
+
+
+def _suspect(row: Row) -> Suspect:
+    bad = row.get("bad")
+    said = f"row {row.get('id', '?')}"
+    return Suspect(
+        str(row.get("id", "?")), words.number(number(row.get("score"))), str(row.get("label", "")),
+        row.get("flagged") is True, bad if isinstance(bad, bool) else None, picture(row.get("picture"), said),
+    )  # fmt: skip
+
+
+def picture(lines: object, said: str) -> Markup | None:
+    """Lines of hexadecimal colours as an image of squares, neighbours of one colour as one; None where they are not that."""
+    if not isinstance(lines, list) or not lines or not all(isinstance(v, str) and _LINE.fullmatch(v) for v in lines):
+        return None
+    width = max(map(len, lines)) // 6
+    return svg(said, _PIXEL * width, _PIXEL * len(lines), *(r for y, line in enumerate(lines) for r in _runs(line, y)))
+
+
+def _runs(line: str, y: int) -> Sequence[Markup]:
+    colours = [line[i : i + 6] for i in range(0, len(line), 6)]
+    starts = [x for x, colour in enumerate(colours) if x == 0 or colours[x - 1] != colour]
+    return [
+        el("rect", x=_PIXEL * x, y=_PIXEL * y, width=_PIXEL * (end - x), height=_PIXEL, fill=f"#{colours[x]}")
+        for x, end in zip(starts, [*starts[1:], len(colours)], strict=True)
+    ]
