@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 import amends
+from amends.report.drawn import drawn, sparsities
+from amends.report.load import load as read_run
+from amends.report.table import Table
 from amends.runs.recipe import Resolved, locate, packaged, read, resolve
 from amends.runs.run import execute
 
@@ -151,6 +154,20 @@ def test_the_results_are_numbers_with_their_uncertainty(finished: tuple[Resolved
     for r in results["recovered"]:
         assert set(r) == {"subject", "seed", "attack", "label", "metric", "value", "low", "high", "n"}
         assert (r["value"] is None) == (r["low"] is None) == (r["high"] is None)
+
+
+def test_what_a_recipe_draws_has_a_mark_a_stage(finished: tuple[Resolved, Path]) -> None:
+    resolved, folder = finished
+    run = read_run(folder)
+    panels, sparse = drawn(run, Table(run)), sparsities(run)
+    assert len(panels) == sum(len(d.of) for d in resolved.recipe.draw)
+    wanted = [d for d in resolved.recipe.draw for _ in d.of]
+    for drawing, panel in zip(wanted, panels, strict=True):
+        stages = [s for line in drawing.lines.values() for s in line]
+        assert str(panel.picture).count('class="point line-') == len(stages) + len(drawing.lines), "and one each in the legend"
+        for name in stages:
+            told = name.rpartition("-")[2]
+            assert sparse[name] == pytest.approx(int(told) / 100 if told.isdigit() else sparse[name], abs=0.01)
 
 
 def test_steps_and_samples_are_kept(finished: tuple[Resolved, Path]) -> None:

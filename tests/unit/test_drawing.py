@@ -1,0 +1,47 @@
+"""What a recipe may ask to be drawn, and how a mistake in it is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from amends.core import fingerprint
+from amends.core.errors import UserError
+from amends.runs.recipe import build_recipe
+
+
+def tree(draw: Any) -> dict[str, Any]:
+    """A recipe of two stages and one measurement."""
+    train = {"use": "train", "on": ["retain"], "steps": 2}
+    return {
+        "name": "small", "data": {"use": "labelled", "of": {"use": "digits"}, "classes": [1]},
+        "subject": {"use": "image_classifier", "width": 2}, "measure": [{"use": "ta"}],
+        "stages": {"original": {**train, "on": ["forget", "retain"]}, "retrain": train}, "draw": draw,
+    }  # fmt: skip
+
+
+def test_a_drawing_is_kept_as_it_was_asked_for() -> None:
+    (drawing,) = build_recipe(tree([{"of": ["ta.test"], "lines": {"both": ["original", "retrain"]}}])).draw
+    said = fingerprint.plain(drawing)
+    assert said["of"] == ["ta.test"] and said["lines"] == {"both": ["original", "retrain"]} and said["over"] == "sparsity"
+    assert build_recipe({k: v for k, v in tree([]).items() if k != "draw"}).draw == ()
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        ({}, "draw: expected a list"),
+        ([{"of": ["ta.tests"], "lines": {"a": ["original"]}}], r"draw.0.of.0: nothing measured is called 'ta.tests' \(did you"),
+        ([{"of": ["ta.test"], "lines": {"a": ["orignal"]}}], r"draw.0.lines.a: no stage is called 'orignal' \(did you mean"),
+        ([{"of": ["ta.test"], "lines": {"a": []}}], "draw.0.lines.a: give at least one stage"),
+        ([{"of": [], "lines": {"a": ["original"]}}], "draw.0.of"),
+        ([{"of": ["ta.test"], "lines": {}}], "draw.0.lines"),
+        ([{"of": ["ta.test"], "lines": {str(i): ["original"] for i in range(6)}}], "draw.0.lines"),
+        ([{"of": ["ta.test"], "lines": {"a": ["original"]}, "over": "time"}], "draw.0.over"),
+        ([{"of": ["ta.test"], "line": {"a": ["original"]}}], r"draw.0.line: Drawing has no such key \(did you mean 'lines'"),
+    ],
+)
+def test_a_mistake_names_its_place(draw: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_recipe(tree(draw))
