@@ -21,6 +21,7 @@ from amends.data.bundle import Bundle
 from amends.edits.clip import Clip
 from amends.edits.freeze import Freeze
 from amends.edits.only_blocks import OnlyBlocks
+from amends.edits.soft_mask import SoftMask
 from amends.edits.weight_mask import WeightMask
 from amends.engine.fit import fit
 from amends.engine.guards import Repetition, UtilityBudget
@@ -81,6 +82,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rmu_with_nll": {"objective": (*STEERED, Weighted(term=NLL(role="retain")))},
     "constraint": {"objective": HELD, "micro": 2},
     "masked": {"objective": NPO_NLL, "edits": [WeightMask(keep=0.7), Clip(norm=1.0)]},
+    "soft_mask": {"objective": NPO_NLL, "edits": [SoftMask(share=0.5)]},
 }
 """Each case's options of `fit`; all of them start from the same weights."""
 

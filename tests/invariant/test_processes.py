@@ -55,7 +55,7 @@ def without_norms(said: list[str]) -> list[str]:
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, strategy: str) -> None:
     two_processes(strategy, tmp_path)
     module = script()
-    assert len(module.CASES) == 13
+    assert len(module.CASES) == 14
     for case in module.CASES:
         logged, weights, said = module.run(case, None, tmp_path / f"alone-{case}")
         for rank in (0, 1):
@@ -100,6 +100,8 @@ def test_the_cases_test_what_they_are_there_for(tmp_path: Path) -> None:
     same = {n: int((p == first[n]).sum()) for n, p in module.run("masked", None)[1].items()}
     total = sum(p.numel() for n, p in first.items() if n in same)
     assert round(0.3 * total) <= sum(same.values()) < 0.31 * total, "what the mask freezes, and hardly anything else"
+    back = {n: int((p == first[n]).sum()) for n, p in module.run("soft_mask", None)[1].items()}
+    assert sum(back.values()) > 0.05 * total, "the last step still puts weights back"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -108,7 +108,7 @@ def recipe_of(method: Method) -> str:
 @cache
 def _recipes() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """The kind of model, by the recipe's folder, and the tree."""
-    kinds = {"vision": "classifier"}
+    kinds = {"vision": "classifier", "text": "classifier"}
     return {name: (kinds.get(path.parent.name, path.parent.name), read(path)) for name, path in packaged().items()}
 
 

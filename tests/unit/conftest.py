@@ -1,0 +1,28 @@
+"""What tests of ULD share: its small world (`uld_world`, beside this file) and a model that has learnt it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from uld_world import DATA, MODEL
+
+from amends.core.context import Memory
+from amends.engine.optim import AdamW
+from amends.train.plain import Train
+
+
+@pytest.fixture(scope="session")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that knows its rows."""
+    subject = MODEL.load(DATA, 0)
+    Train(on=("forget", "retain"), steps=300, batch=12, optim=AdamW(lr=5e-3, warmup=0.1, schedule="cosine"))(
+        subject, DATA, Memory()
+    )
+    folder = tmp_path_factory.mktemp("learnt") / "model"
+    subject.save(folder)
+    return folder
