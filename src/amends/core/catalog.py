@@ -24,7 +24,13 @@ from amends.core.errors import UserError, nearest
 
 PLACES: dict[str, tuple[str, ...]] = {
     "data": ("data/*.py",),
-    "models": ("subjects/tiny.py", "subjects/load.py", "subjects/image_classifier.py", "subjects/text_classifier.py"),
+    "models": (
+        "subjects/tiny.py",
+        "subjects/load.py",
+        "subjects/image_classifier.py",
+        "subjects/text_classifier.py",
+        "subjects/one_layer.py",
+    ),
     "stages": ("train/*.py", "unlearn/*.py"),
     "terms": ("terms/*.py",),
     "edits": ("edits/*.py",),

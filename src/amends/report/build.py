@@ -26,6 +26,7 @@ from amends.report.load import Row, RunData, load, mapping
 from amends.report.masks import masks
 from amends.report.price import price
 from amends.report.scorecard import scorecard
+from amends.report.scored import scored
 from amends.report.table import Cell, Table, base, role
 from amends.report.verdict import attacks_on, called, verdict, worst_attacks
 
@@ -86,7 +87,7 @@ def context(run: RunData) -> dict[str, Any]:
         "notes": [str(note) for note in _list(data.get("notes"))],
         "table": table,
         "verdict": verdict(run, table),
-        "card": scorecard(table),
+        "card": scorecard(table) if run.forgets else None,
         "levels": {"little": evidence.LITTLE, "half": evidence.HALF, "kept": evidence.KEPT, "cheap": evidence.CHEAP},
         "facts": facts(run),
         "claims": claims(run),
@@ -99,6 +100,7 @@ def context(run: RunData) -> dict[str, Any]:
         "tradeoff": panels.tradeoff(table),
         "price": price(table),
         "drawn": drawn(run, table),
+        "scored": scored(run),
         "forests": panels.by_role(table),
         "histograms": histograms(run, table),
         "folded": FOLDED,

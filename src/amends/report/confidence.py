@@ -49,8 +49,8 @@ def confidences(run: RunData) -> dict[str, dict[int, list[float]]]:
     found: dict[str, dict[int, list[float]]] = {}
     for stage in run.stages:
         folder = run.folder / "scores" / f"{stage.name}-seed{stage.seed}"
-        scored = _scores(folder / f"probability.{_ROLE}.jsonl")
-        rows = list(scored.values()) or _read(run, stage.name, stage.seed, list(_scores(folder / f"ua.{_ROLE}.jsonl")))
+        scored = scores(folder / f"probability.{_ROLE}.jsonl")
+        rows = list(scored.values()) or _read(run, stage.name, stage.seed, list(scores(folder / f"ua.{_ROLE}.jsonl")))
         if rows:
             found.setdefault(stage.name, {})[stage.seed] = rows
     return found
@@ -111,8 +111,8 @@ def _compared_with(run: RunData, table: Table, name: str) -> str | None:
     return str(own) if own else next((s for s, kind in table.kinds.items() if kind == "retrain"), None)
 
 
-def _scores(path: Path) -> Mapping[str, float]:
-    """id -> score, as far as lines can be read."""
+def scores(path: Path) -> Mapping[str, float]:
+    """id -> score of a file of scores, as far as lines can be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(each) for each in lines if each.strip()]

@@ -38,6 +38,8 @@ def drawn(run: RunData, table: Table) -> list[Panel]:
     sparse = sparsities(run)
     found = []
     for asked in rows(run.manifest.get("draw")):
+        if asked.get("over", "sparsity") != "sparsity":
+            continue
         for metric in asked.get("of") or ():
             lines = _lines(table, mapping(asked.get("lines")), str(metric), sparse)
             if lines:
@@ -59,7 +61,7 @@ def sparsities(run: RunData) -> dict[str, float]:
 
 def picture(lines: Sequence[Line], name: str) -> Markup:
     """The lines with their marks, whiskers and a legend; `name` is what goes upwards."""
-    names = _legend([each.name for each in lines])
+    names = legend([each.name for each in lines])
     top = names[-1][2] + 22
     left, right, bottom = 48, WIDTH - 14, top + 236
     x = _across([s for each in lines for _, s, _ in each.points], left + 12, right - 12)
@@ -71,7 +73,7 @@ def picture(lines: Sequence[Line], name: str) -> Markup:
         parts.append(line(at, top, at, bottom, "grid"))
         parts.append(text(at, bottom + 16, _said(share), "tick", "middle"))
     for i, word in enumerate(names):
-        parts += [*_sample(i, word[1], word[2]), text(word[1] + 30, word[2] + 4, word[0], "label")]
+        parts += [*sample(i, word[1], word[2]), text(word[1] + 30, word[2] + 4, word[0], "label")]
     for i, each in enumerate(lines):
         parts += _drawn(i, each, x, y, 4.0 * (i - (len(lines) - 1) / 2))
     parts.append(text((left + right) / 2, bottom + 38, "sparsity (scale: what is left, logarithmic)", "axis-name", "middle"))
@@ -153,7 +155,7 @@ def mark(i: int, x: float, y: float, said: str = "") -> Markup:
     return el("circle", *tip, cx=x, cy=y, r=5, cls=f"{cls} hollow" if kind == 4 else cls)
 
 
-def _legend(names: Sequence[str]) -> list[tuple[str, float, float]]:
+def legend(names: Sequence[str]) -> list[tuple[str, float, float]]:
     """(words, left, middle) of each line's name, in rows as wide as the picture."""
     at, down, found = 8.0, 12.0, []
     for name in names:
@@ -165,7 +167,8 @@ def _legend(names: Sequence[str]) -> list[tuple[str, float, float]]:
     return found
 
 
-def _sample(i: int, at: float, down: float) -> list[Markup]:
+def sample(i: int, at: float, down: float) -> list[Markup]:
+    """What stands before a line's name: a piece of the line, and its mark."""
     return [
         el("polyline", points=f"{at:.1f},{down:.1f} {at + 24:.1f},{down:.1f}", cls=f"series line-{i % _MARKS}"),
         mark(i, at + 12, down),

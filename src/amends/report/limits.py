@@ -29,6 +29,8 @@ class Control:
 
 def not_tested(run: RunData, table: Table) -> list[str]:
     """Plain sentences, the most weighty first; the last one is always there."""
+    if not run.forgets:
+        return [*_sampling(run), *_claims(run), *run.gaps, _STUDY]
     asked = _questions(run, table) if run.kind == "text" else _labels(run, table)
     return [*_models(run, table), *asked, *_sampling(run), *_claims(run), *run.gaps, _ALWAYS.format(_OTHER[run.kind == "text"])]
 
@@ -37,6 +39,7 @@ _ALWAYS = (
     "This is empirical evidence about these rows, these metrics and these attacks. It is not a proof of erasure: {} or a "
     "stronger attacker may still find what is not seen here."
 )
+_STUDY = "These numbers hold for this data, this network and this training: other models were not looked at."
 _OTHER = ("other rows of the same kind", "another wording, another language")
 
 
@@ -130,7 +133,7 @@ def _claims(run: RunData) -> list[str]:
 
 def controls(run: RunData, table: Table) -> list[Control]:
     """Whether the knowledge was there, what the gold standard says, and the claims that had to fail something."""
-    return [_knew(table), _gold(table), *_negative(run)]
+    return [*([_knew(table), _gold(table)] if run.forgets else []), *_negative(run)]
 
 
 def _knew(table: Table) -> Control:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from amends.core.errors import UserError
+from amends.data.bundle import asked_to_go
 
 SCHEMA = 1
 """The newest version of the run folder this code was written for."""
@@ -84,6 +85,11 @@ class RunData:
     def kind(self) -> str:
         """`labels` where rows were told a class, `text` where they were asked."""
         return str(mapping(self.manifest.get("data")).get("kind") or "text")
+
+    @property
+    def forgets(self) -> bool:
+        """Whether anything was to be forgotten; a study of how models learn has no such rows."""
+        return not self.roles or any(asked_to_go(role) or role == "triggered" for role in self.roles)
 
     @property
     def roles(self) -> dict[str, int]:

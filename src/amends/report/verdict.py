@@ -24,6 +24,7 @@ _OWNERS = {
     "retain": "the retain set",
 }
 _SEVERAL = ("the test rows", "the untouched test rows", "the neighbours", "the retain rows set aside")
+_JUDGED = ("met", "missed", "not tested")
 _STATES = {
     "failed": "The run failed",
     "cancelled": "The run was cancelled",
@@ -82,6 +83,8 @@ def verdict(run: RunData, table: Table) -> Verdict:
     """The head of the page."""
     sentences = {m: method_sentence(table, m) for m in table.methods}
     trouble = _trouble(run)
+    if not run.forgets:
+        return Verdict(_studied(run), (), trouble)
     if not sentences:
         return Verdict("No method left a number, so nothing can be said about forgetting.", (), trouble)
     best = _best(table)
@@ -167,6 +170,15 @@ def _trouble(run: RunData) -> str:
     state = _STATES.get(run.status, f"The run ended as {run.status!r}")
     error = run.manifest.get("error")
     return f"{state}{f': {error}' if error else ''}. Whatever it wrote before is shown below."
+
+
+def _studied(run: RunData) -> str:
+    """The head of a run that forgets nothing: how many of its claims hold, and which do not."""
+    states = {word: [str(c.get("that", "?")) for c in run.claims if c.get("verdict") == word] for word in _JUDGED}
+    tally = f"{len(states['met'])} of {len(run.claims)} claims hold"
+    said = f"Nothing is forgotten here: this run studies how a model learns, and {tally}"
+    open_ = [f"{word}: {words.listed(states[word])}" for word in ("missed", "not tested") if states[word]]
+    return f"{said}; {'; '.join(open_)}." if open_ else f"{said}."
 
 
 def _measured(table: Table) -> bool:

@@ -7,12 +7,13 @@ but for the rows that are missing from their batches. What is left of a batch is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import SkipValidation
 
 from amends.core.errors import UserError
-from amends.core.protocols import Context
+from amends.core.protocols import Context, Need
 from amends.core.spec import Count, Part, Weighted, spec
 from amends.core.types import Role
 from amends.data.bundle import Bundle
@@ -25,7 +26,7 @@ from amends.terms.nll import NLL
 
 @spec
 class Train:
-    """Maximum likelihood on the rows of some roles, from fresh or from given weights."""
+    """Maximum likelihood (or another loss) on the rows of some roles, from fresh or from given weights."""
 
     starts: ClassVar[str] = "any"
     keeps_weights: ClassVar[bool] = True
@@ -33,6 +34,8 @@ class Train:
     """The roles whose rows are learned; leaving `forget` out makes the retrained model."""
     leave_out: Role | None = None
     """A role of `on` whose rows keep their place in the order and are missing from their batches."""
+    loss: Annotated[Any, Part("terms"), SkipValidation] = Weighted(term=NLL())
+    """The term that is learned, on the roles of `on` whatever its own role: cross-entropy, or such as `margin_hinge`."""
     steps: Count
     """Optimiser steps."""
     batch: Count = 16
@@ -64,7 +67,8 @@ class Train:
         check_edits(self.edits, subject=hollow(subject))
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
-        """Cross-entropy on the union of the roles; raises UserError for a role the data does not have, or for wrong edits."""
+        """The loss on the union of the roles; raises UserError for a role the data does not have, for wrong edits, and for a
+        term that compares with something."""
         check_edits(self.edits)
         if not data.together(self.on):
             raise UserError("on: give at least one role with rows to train on")
@@ -72,4 +76,8 @@ class Train:
             raise UserError(
                 f"leave_out: '{self.leave_out}' keeps its place in the order of `on`: name it there, beside a role to learn"
             )
-        return (Weighted(term=NLL(role="train")),)
+        more = sorted(self.loss.term.needs - {Need.CLASSES})
+        if more or hasattr(self.loss.term, "following"):
+            what = f"needs {more[0]}" if more else "moves a multiplier"
+            raise UserError(f"loss: {type(self.loss.term).__name__} {what}, which training from nothing does not have")
+        return (replace(self.loss, term=replace(self.loss.term, role="train")),)
