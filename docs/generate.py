@@ -12,7 +12,8 @@ from amends.runs.methods import packaged_methods
 OUT = Path(__file__).with_name("methods.md")
 TITLES = {
     "terms": "Terms", "edits": "Edits", "guards": "Guards", "optim": "Optimisers", "stages": "Stages", "attacks": "Attacks",
-    "auditors": "Auditors", "metrics": "Metrics", "hypergradients": "Hypergradients", "data": "Data sources", "models": "Models",
+    "auditors": "Auditors", "metrics": "Metrics", "hypergradients": "Hypergradients", "data": "Data sources",
+    "models": "Models",
 }  # fmt: skip
 
 
