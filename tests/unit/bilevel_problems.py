@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ class Case(NamedTuple):
     outer: dict[str, Tensor]
     inner: dict[str, Tensor]
     gradient: dict[str, Tensor]
+    solve: Callable[[Params, Params], dict[str, Tensor]]
 
 
 def quadratic(spectrum: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> Case:
@@ -47,9 +49,13 @@ def quadratic(spectrum: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> Case:
     def upper(outer: Params, inner: Params) -> Tensor:
         return 0.5 * ((joined(inner) - c) ** 2).sum() + 0.5 * (outer["x"] ** 2).sum()
 
-    y = torch.linalg.solve(hessian, mix @ x)
+    def solve(outer: Params, inner: Params) -> dict[str, Tensor]:
+        y = torch.linalg.solve(hessian, mix @ outer["x"])
+        return {"many": y[:-1], "one": y[-1]}
+
+    y = joined(solve({"x": x}, {}))
     gradient = x + mix.T @ torch.linalg.solve(hessian, y - c)
-    return Case(Problem(upper, lower), {"x": x}, {"many": y[:-1], "one": y[-1]}, {"x": gradient})
+    return Case(Problem(upper, lower), {"x": x}, {"many": y[:-1], "one": y[-1]}, {"x": gradient}, solve)
 
 
 def ridge(*, scalar: bool = False) -> Case:
@@ -57,12 +63,8 @@ def ridge(*, scalar: bool = False) -> Case:
 
     y* = A^-1 X't, A = X'X + D, and dF/dx_i = -exp(x_i) y*_i (A^-1 V'(V y* - s))_i; their sum for a single x.
     """
-    features, targets, others, wanted = (
-        normal(30, 5, seed="X"),
-        normal(30, seed="t"),
-        normal(20, 5, seed="V"),
-        normal(20, seed="s"),
-    )
+    features, others, truth = normal(30, 5, seed="X"), normal(20, 5, seed="V"), 0.5 * normal(5, seed="w2")
+    targets, wanted = features @ truth + 2 * normal(30, seed="t"), others @ truth + 2 * normal(20, seed="s")
     x = torch.tensor(0.3, dtype=torch.float64) if scalar else 0.5 * normal(5, seed="log penalty")
 
     def lower(outer: Params, inner: Params) -> Tensor:
@@ -72,10 +74,14 @@ def ridge(*, scalar: bool = False) -> Case:
     def upper(outer: Params, inner: Params) -> Tensor:
         return 0.5 * ((others @ inner["w"] - wanted) ** 2).sum()
 
+    def solve(outer: Params, inner: Params) -> dict[str, Tensor]:
+        system = features.T @ features + torch.diag(outer["log"].exp().expand(5))
+        return {"w": torch.linalg.solve(system, features.T @ targets)}
+
     system = features.T @ features + torch.diag(x.exp().expand(5))
-    w = torch.linalg.solve(system, features.T @ targets)
+    w = solve({"log": x}, {})["w"]
     each = -x.exp() * w * torch.linalg.solve(system, others.T @ (others @ w - wanted))
-    return Case(Problem(upper, lower), {"log": x}, {"w": w}, {"log": each.sum() if scalar else each})
+    return Case(Problem(upper, lower), {"log": x}, {"w": w}, {"log": each.sum() if scalar else each}, solve)
 
 
 class Logistic(NamedTuple):
@@ -84,13 +90,18 @@ class Logistic(NamedTuple):
     problem: Problem
     outer: dict[str, Tensor]
     start: dict[str, Tensor]
+    features: Tensor
+    labels: Tensor
 
     def solve(self, outer: Params, inner: Params) -> dict[str, Tensor]:
         """The lower level's minimum, to rounding."""
-        w = inner["w"].detach()
-        for _ in range(25):
-            hessian = torch.func.jacrev(torch.func.grad(lambda v: self.problem.lower(outer, {"w": v})))(w)
-            w = w - torch.linalg.solve(hessian, torch.func.grad(lambda v: self.problem.lower(outer, {"w": v}))(w))
+        w, rows = inner["w"].detach(), len(self.labels)
+        penalty = softplus(outer["raw"].detach()) / rows
+        for _ in range(12):
+            p = torch.sigmoid(self.features @ w)
+            slope = self.features.T @ (p - self.labels) / rows + penalty * w
+            hessian = self.features.T @ ((p * (1 - p))[:, None] * self.features) / rows + penalty.diag()
+            w = w - torch.linalg.solve(hessian, slope)
         return {"w": w}
 
 
@@ -111,4 +122,4 @@ def logistic(size: int = 6) -> Logistic:
         return binary_cross_entropy_with_logits(others @ inner["w"], wanted)
 
     start = {"w": torch.zeros(size, dtype=torch.float64)}
-    return Logistic(Problem(upper, lower), {"raw": normal(size, seed="raw")}, start)
+    return Logistic(Problem(upper, lower), {"raw": normal(size, seed="raw")}, start, features, labels)

@@ -78,13 +78,8 @@ def test_unrolling_to_convergence_gives_the_closed_form(name: str, checkpoint: b
 def test_a_closed_form_of_the_lower_level_can_be_unrolled() -> None:
     """Ridge's normal equations, differentiated by autograd."""
     case = problems.ridge()
-    features, targets = problems.normal(30, 5, seed="X"), problems.normal(30, seed="t")
-
-    def solve(outer: Params, inner: Params) -> dict[str, Tensor]:
-        return {"w": torch.linalg.solve(features.T @ features + torch.diag(outer["log"].exp()), features.T @ targets)}
-
     for strategy in (Unroll(), Unroll(checkpoint=True), CG()):
-        answer = hypergradient(case.problem, case.outer, zeros(case.inner), strategy=strategy, solver=Closed(solve))
+        answer = hypergradient(case.problem, case.outer, zeros(case.inner), strategy=strategy, solver=Closed(case.solve))
         assert error(answer, case.gradient) < 1e-6
 
 
@@ -189,7 +184,7 @@ def test_the_barrier_arrives_where_the_hypergradient_is_nothing() -> None:
     """y* = H^-1 B x on a quadratic: BOME's steps end near the minimum of F, as near as their size lets them."""
     case = problems.quadratic((1.0, 1.5, 2.0, 2.5))
     x, y = case.outer, case.inner
-    for _ in range(400):
+    for _ in range(250):
         answer = hypergradient(case.problem, x, y, strategy=BOME(lr=0.05), solver=GD(steps=10, lr=0.3))
         x, y = {"x": x["x"] - 0.05 * answer.gradient["x"]}, dict(answer.inner)
     before = hypergradient(case.problem, case.outer, case.inner, strategy=CG()).gradient["x"]
@@ -230,7 +225,7 @@ def differences(world: Any, width: float = 1e-5) -> dict[str, Tensor]:
 @pytest.mark.parametrize("strategy", [CG(), MINRES(), Neumann(steps=2000), Unroll()], ids=lambda s: type(s).__name__)
 def test_penalties_of_logistic_regression_agree_with_finite_differences(strategy: Any) -> None:
     world = problems.logistic()
-    solver: Any = Closed(world.solve) if not isinstance(strategy, Unroll) else GD(steps=2500, lr=3.0)
+    solver: Any = Closed(world.solve) if not isinstance(strategy, Unroll) else GD(steps=200, lr=3.0)
     answer = hypergradient(world.problem, world.outer, world.start, strategy=strategy, solver=solver)
     assert error(answer, differences(world)) < 1e-6
 
@@ -335,7 +330,7 @@ def test_a_linear_lower_loss_has_no_minimum() -> None:
 
 def test_what_diverges_is_not_finite_and_is_said_so() -> None:
     case = problems.quadratic()
-    told = refused(case.problem, case.outer, case.inner, strategy=Unroll(), solver=GD(steps=3000, lr=2.0))
+    told = refused(case.problem, case.outer, case.inner, strategy=Unroll(), solver=GD(steps=1200, lr=2.0))
     assert "not finite" in str(told)
 
 

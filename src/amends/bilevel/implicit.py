@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amends.bilevel.curvature import Lower, lanczos
+from amends.bilevel.curvature import Lower, Product, lanczos
 from amends.bilevel.problem import Answer, Point, Upper, combined
 from amends.bilevel.tree import filled, flat
 from amends.bilevel.trust import Diagnosis, Trust
@@ -39,32 +39,46 @@ class Solved:
 Solve = Callable[[Lower, Tensor], Solved]
 
 
-def implicit(at: Point, solve: Solve) -> Answer:
-    """The hypergradient by implicit differentiation, with `solve` for the linear system."""
+@dataclass(frozen=True)
+class Free:
+    """The directions that the inner parameters may move in; all of them where nothing holds them."""
+
+    onto: Product = lambda v_D: v_D
+    """The orthogonal projection onto them."""
+    multiplier: float | None = None
+    """The smallest multiplier of what holds them, as a share of the lower loss's slope."""
+
+
+def implicit(at: Point, solve: Solve, free_at: Callable[[Lower], Free] = lambda lower: Free()) -> Answer:
+    """The hypergradient by implicit differentiation, with `solve` for the linear system in the free directions.
+
+    `solve` is given a right-hand side in those directions, and has to answer in them.
+    """
     inner = at.solved()
     upper = Upper.of(at.problem, at.outer, inner)
     lower = Lower(at.problem, at.outer, inner)
-    b_D = flat(filled(upper.inner, lower.inner).values())
+    free = free_at(lower)
+    b_D = free.onto(flat(filled(upper.inner, lower.inner).values()))
     solved = solve(lower, b_D) if b_D.any() else Solved(torch.zeros_like(b_D))
     cross, image_D = lower.both(solved.v_D)
     gradient = combined(upper, cross, at.outer)
-    return Answer(gradient, inner, upper.value, _diagnosis(at, lower, b_D, solved, image_D))
+    return Answer(gradient, inner, upper.value, _diagnosis(at, lower, free, b_D, solved, free.onto(image_D)))
 
 
-def _diagnosis(at: Point, lower: Lower, b_D: Tensor, solved: Solved, image_D: Tensor) -> Diagnosis:
+def _diagnosis(at: Point, lower: Lower, free: Free, b_D: Tensor, solved: Solved, image_D: Tensor) -> Diagnosis:
     size = float(b_D.norm()) or 1.0
     curvatures, exact = list(solved.curvatures), False
     linear = not image_D.any() and lower.linear
-    if at.trust.probe and not linear:
-        start_D = torch.randn(len(b_D), generator=at.rng, dtype=torch.float64).to(b_D)
-        probe = lanczos(lower.product, start_D, at.trust.probe)
+    start_D = free.onto(torch.randn(len(b_D), generator=at.rng, dtype=torch.float64).to(b_D))
+    if at.trust.probe and not linear and start_D.any():
+        probe = lanczos(lambda v_D: free.onto(lower.product(v_D)), start_D, at.trust.probe)
         curvatures, exact = [*curvatures, *probe.ends], probe.rest == 0.0 and len(probe.basis_KD) == len(b_D)
     smallest, largest = _ends(curvatures, b_D.dtype, at.trust)
     return Diagnosis(
         residual=float((image_D + solved.damping * solved.v_D - b_D).norm()) / size, bias=float((image_D - b_D).norm()) / size,
-        stationarity=None if linear else _stationarity(at, lower, smallest), largest=largest, smallest=smallest, exact=exact,
-        lower_linear=linear, assumes_minimum=solved.assumes_minimum, solves=solved.solves, radius=solved.radius,
-        step=solved.step, products=lower.products,
+        stationarity=None if linear else _stationarity(at, lower, free, smallest), largest=largest, smallest=smallest,
+        exact=exact, lower_linear=linear, assumes_minimum=solved.assumes_minimum, solves=solved.solves, radius=solved.radius,
+        step=solved.step, products=lower.products, multiplier=free.multiplier,
     )  # fmt: skip
 
 
@@ -77,15 +91,15 @@ def _ends(curvatures: list[float], dtype: torch.dtype, trust: Trust) -> tuple[fl
     return (0.0 if abs(smallest) <= rounding else smallest), largest
 
 
-def _stationarity(at: Point, lower: Lower, smallest: float | None) -> float | None:
+def _stationarity(at: Point, lower: Lower, free: Free, smallest: float | None) -> float | None:
     """d / (|y| + d), d the length of the best step along the lower gradient: |grad|^3 / <grad, H grad>.
 
     Without a probe the smallest curvature that the solver met stands in for the one along the gradient; then no product is
     taken.
     """
-    slope_D = lower.slope_D
+    slope_D = free.onto(lower.slope_D)
     length, of = float(slope_D.norm()), float(flat(lower.inner.values()).detach().norm())
-    if length == 0:
+    if length <= torch.finfo(slope_D.dtype).eps * float(lower.slope_D.norm()):
         return 0.0
     along = smallest
     if at.trust.probe or smallest is None:

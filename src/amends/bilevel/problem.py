@@ -26,10 +26,12 @@ Loss = Callable[[Params, Params], Tensor]
 
 @dataclass(frozen=True)
 class Linear:
-    """A y <= b over the inner parameters in the order of their names, flattened: what a lower level may be held to."""
+    """A y <= b over the inner parameters, flattened in their order: what a lower level may be held to."""
 
     matrix_MD: Tensor
     bound_M: Tensor
+    num_equal: int = 0
+    """The first so many rows hold with equality."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Problem:
     """[N] losses of single rows whose mean is the data's part of g: for curvature from gradients of single rows."""
     start: Callable[[Params], Params] | None = None
     """Where the inner parameters start, as a function of the outer ones (MAML: the same values); None: where they are."""
-    constraints: Callable[[Params], Linear] | None = None
-    """What holds the inner parameters, at these outer ones."""
+    constraints: Linear | None = None
+    """What the inner parameters are held to; the solver has to keep it."""
 
 
 class Solver(Protocol):
@@ -84,11 +86,11 @@ class Point:
         return dict(self.inner) if self.problem.start is None else dict(self.problem.start(self.outer))
 
     def solved(self) -> dict[str, Tensor]:
-        """The inner parameters after all steps of the solver, without a graph."""
+        """The inner parameters after all steps of the solver, each on the rows of a draw of its own, without a graph."""
         with torch.no_grad():
             inner = self.begin()
-            for _ in range(self.solver.steps):
-                inner = dict(self.solver.step(self.problem, self.outer, inner))
+            for k in range(self.solver.steps):
+                inner = dict(self.solver.step(self.draw(k), self.outer, inner))
         return detached(inner)
 
 

@@ -46,6 +46,20 @@ class GD:
 
 
 @dataclass(frozen=True)
+class Projected:
+    """Gradient descent, each step followed by a projection of your own onto what the inner parameters are held to."""
+
+    steps: int
+    lr: float
+    project: Callable[[Params], Params]
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """One step and the projection."""
+        slope, y = gradient(problem.lower, outer, inner)
+        return self.project({n: v - self.lr * slope[n] for n, v in y.items()})
+
+
+@dataclass(frozen=True)
 class Closed:
     """A solution in closed form, or by a solver of your own: (outer, inner) -> inner; differentiable if it is unrolled."""
 

@@ -41,6 +41,9 @@ class Diagnosis:
     """Of a series: by what each term is longer than the one before; 1 and more does not converge."""
     step: float | None = None
     """Of a series: the step it was taken with."""
+    multiplier: float | None = None
+    """The smallest multiplier of an active constraint, as a share of the lower loss's slope; near 0 the active set is about to
+    change, and F has no derivative."""
     products: int = 0
     """How many Hessian-vector products it took."""
     finite: bool = True
@@ -70,6 +73,8 @@ class Trust:
     """How far from its minimum the lower level may be, as a share of the inner parameters' length."""
     curvature: bool = True
     """Refuse a lower level with negative or no curvature, where the strategy needs a minimum."""
+    multiplier: Bound = 1e-6
+    """The smallest multiplier of an active constraint, as a share of the lower loss's slope."""
     singular: Positive = 1e-10
     """The smallest curvature, as a share of the largest, that still counts as some; a hundred roundings at the least."""
     probe: Natural = 8
@@ -87,7 +92,10 @@ class Trust:
             raise NotTrusted(found, d)
 
     def _complaints(self, d: Diagnosis) -> list[str | None]:
-        return [self._series(d), self._minimum(d), self._finite(d), self._residual(d), self._bias(d), self._stationary(d)]
+        return [
+            self._series(d), self._minimum(d), self._finite(d), self._residual(d), self._bias(d), self._held(d),
+            self._stationary(d),
+        ]  # fmt: skip
 
     def _series(self, d: Diagnosis) -> str | None:
         """A series that does not converge, by its own terms or by the curvature that was met."""
@@ -98,7 +106,7 @@ class Trust:
             return None
         most = f" (at most {1 / (d.largest or 1.0):.3g} is safe)" if known else ""
         return (
-            f"neumann.step: the series with step {d.step:.3g} does not converge, each term is {_of(d.radius)} times the one "
+            f"the Neumann series with step {d.step:.3g} does not converge, each term is {_of(d.radius)} times the one "
             f"before and the lower loss has a curvature of {_of(d.largest)}: lower `step`{most}, or leave it null"
         )
 
@@ -143,6 +151,14 @@ class Trust:
             f"the system that was solved is not the lower level's: against the true Hessian {d.bias:.3g} of the right-hand "
             f"side is left, and at most {self.bias:g} is trusted; lower `damping`, or use unroll or f2sa where the lower level "
             "is flat"
+        )
+
+    def _held(self, d: Diagnosis) -> str | None:
+        if self.multiplier is None or d.multiplier is None or d.multiplier >= self.multiplier:
+            return None
+        return (
+            f"an active constraint has a multiplier of {d.multiplier:.3g} of the lower loss's slope: the active set is about "
+            "to change and there is no derivative; set `perturb`, or solve the lower level further"
         )
 
     def _stationary(self, d: Diagnosis) -> str | None:

@@ -40,10 +40,10 @@ def _kept(at: Point, first: int) -> Answer:
     x = leaves(at.outer)
     y: Params = at.inner if at.problem.start is None else at.problem.start(x)
     with torch.no_grad():
-        for _ in range(first):
-            y = at.solver.step(at.problem, x, y)
-    for _ in range(at.solver.steps - first):
-        y = at.solver.step(at.problem, x, y)
+        for k in range(first):
+            y = at.solver.step(at.draw(k), x, y)
+    for k in range(first, at.solver.steps):
+        y = at.solver.step(at.draw(k), x, y)
     loss = scalar(at.problem.upper(x, y), "upper")
     found = slopes(loss, x)
     value = float(loss.detach())
@@ -55,13 +55,13 @@ def _checkpointed(at: Point, first: int) -> Answer:
     """One step's graph at a time: adjoints a_t = a_{t+1} dy_{t+1}/dy_t, and dF/dx += a_{t+1} dy_{t+1}/dx."""
     points: list[dict[str, Tensor]] = [detached(at.begin())]
     with torch.no_grad():
-        for _ in range(at.solver.steps):
-            points.append(detached(at.solver.step(at.problem, at.outer, points[-1])))
+        for k in range(at.solver.steps):
+            points.append(detached(at.solver.step(at.draw(k), at.outer, points[-1])))
     upper = Upper.of(at.problem, at.outer, points[-1])
     total, adjoint = dict(upper.outer), dict(upper.inner)
     for t in reversed(range(first, at.solver.steps)):
         x, y = leaves(at.outer), leaves(points[t])
-        after = at.solver.step(at.problem, x, y)
+        after = at.solver.step(at.draw(t), x, y)
         dx, adjoint = _pulled(after, adjoint, x, y)
         total = _plus(total, dx)
     if at.problem.start is not None and first == 0:
