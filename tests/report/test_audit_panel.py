@@ -37,7 +37,7 @@ def test_the_panel_shows_means_over_seeds_classes_and_suspects(tmp_path: Path) -
     found = audit(load(write(tmp_path)))
     assert found is not None and found.known
     assert found.sentence.startswith(
-        "spc looked at 10 rows, 2 of which are known to be bad, with the model original, and flagged 3."
+        "spc looked at 10 rows, 2 of which are known to be bad, with the model original, and flagged 3 (first seed)."
     )
     (only,) = found.auditors
     assert only.decides and only.cells[0] is not None and only.cells[0].value == pytest.approx(0.85)

@@ -68,13 +68,13 @@ def audit(run: RunData) -> Audit | None:
 
 
 def sentence(line: Row) -> str:
-    """`activation_clustering looked at 1348 rows with the model original and flagged 74: these became the forget set.`"""
+    """`activation_clustering looked at 1348 rows with the model original and flagged 74 (first seed). ...`"""
     bad = number(line.get("bad"))
     planted = "" if bad is None else f", {bad:.0f} of which are known to be bad"
     looked, flagged = (number(line.get(key)) or 0 for key in ("rows", "flagged"))
     return (
         f"{line['auditor']} looked at {looked:.0f} rows{planted}, with the model {line.get('model', '?')}, and flagged "
-        f"{flagged:.0f}. These are what every later stage forgets, or is retrained without."
+        f"{flagged:.0f} (first seed). These are what every later stage forgets, or is retrained without."
     )
 
 
