@@ -40,7 +40,7 @@ class Disparity:
     parts: tuple[Part, ...] = Field(default=("ua", "ra", "ta", "mia"), min_length=1)
     """Which gaps are averaged."""
     test: Role = "test"
-    """The rows of TA and of the attacker's non-members; `valid` (with `data.valid`) for choosing settings."""
+    """The rows of TA and of the attacker's non-members; `valid` (with `data.valid`) to choose settings without them."""
     attacker: Attacker = "svc"
     """The attacker of MIA-efficacy."""
     most: Count | None = None
