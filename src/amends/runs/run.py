@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,15 +33,16 @@ from amends.runs.ending import terminable
 from amends.runs.recipe import Resolved, StageEntry, attack_name
 from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
 from amends.runs.shared import READING, STAGE, Shared
-from amends.runs.stages import (
+from amends.runs.stages import (  # fmt: skip
     Done,
     StageRun,
     load_reading,
     load_weights,
+    save_model,
     save_reading,
     start_over,
     weights_print,
-)  # fmt: skip
+)
 
 MOST_TOLD = 24
 """Labelled rows of a role whose classes the report shows, spread evenly."""
@@ -268,7 +268,7 @@ class _Run:
         sparsity = sparse.zeros(subject.module) if sparsity is None else sparsity
         seconds, peak = meter.seconds, meter.peak_bytes
         if stage.maker.keeps_weights and self.record.writes:
-            self._save(subject, folder / "model")
+            save_model(subject, folder / "model")
         size = sum(p.numel() for p in subject.module.parameters())
         done = Done(key, seconds, peak, steps, stopped, weights_print(subject), size, suppression, sparsity)
         if self.record.writes:
@@ -277,19 +277,6 @@ class _Run:
         if steps:
             run.say(f"{steps} steps in {seconds:.0f} s, peak memory {peak / 1e9:.1f} GB")
         return subject, done
-
-    @staticmethod
-    def _save(subject: Any, folder: Path) -> None:
-        temporary = folder.with_name("model.tmp")
-        for leftover in (temporary, folder):  # of a process that was killed before it could mark the stage as made
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
-            subject.save(temporary)
-            temporary.replace(folder)
-        except Exception as error:
-            if isinstance(error, OSError) or "os error" in str(error).lower():
-                raise UserError(f"{folder}: could not be written ({error}); free some space and run again") from None
-            raise
 
     def _record_stage(self, stage: StageEntry, seed: int, done: Done, cached: bool) -> None:
         if any(s["name"] == stage.name and s["seed"] == seed for s in self.stages):

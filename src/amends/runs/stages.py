@@ -148,3 +148,17 @@ def _columns(tokens: Tokens) -> Mapping[str, Any]:
 def weights_print(subject: Any) -> str:
     """The fingerprint of a subject's weights."""
     return fingerprint.of_weights(sorted(subject.module.state_dict().items()))
+
+
+def save_model(subject: Any, folder: Path) -> None:
+    """Saves a model whole or not at all: under another name first. Raises UserError when the disk refuses."""
+    temporary = folder.with_name("model.tmp")
+    for leftover in (temporary, folder):  # of a process that was killed before it could mark the stage as made
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        subject.save(temporary)
+        temporary.replace(folder)
+    except Exception as error:
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise UserError(f"{folder}: could not be written ({error}); free some space and run again") from None
+        raise
