@@ -359,7 +359,8 @@ def test_the_angle_to_finite_differences_tells_right_from_biased_from_wrong() ->
 # ---------------------------------------------------------------------- a peer
 
 
-def test_torchopt_agrees_on_implicit_and_unrolled_hypergradients() -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchopt_agrees_on_the_implicit_hypergradient() -> None:
     """An oracle where it is installed; nothing depends on it."""
     torchopt = pytest.importorskip("torchopt")
     case = problems.ridge()

@@ -53,23 +53,28 @@ def _kept(at: Point, first: int) -> Answer:
 
 def _checkpointed(at: Point, first: int) -> Answer:
     """One step's graph at a time: adjoints a_t = a_{t+1} dy_{t+1}/dy_t, and dF/dx += a_{t+1} dy_{t+1}/dx."""
-    points: list[dict[str, Tensor]] = [detached(at.begin())]
-    with torch.no_grad():
-        for k in range(at.solver.steps):
-            points.append(detached(at.solver.step(at.draw(k), at.outer, points[-1])))
-    upper = Upper.of(at.problem, at.outer, points[-1])
+    steps, y = at.solver.steps, detached(at.begin())
+    # one block: small tensors that outlive a step come to lie between its activations, and the holes stay with the process
+    kept = {n: v.new_empty(steps + 1, *v.shape) for n, v in y.items()}
+    for k in range(steps + 1):
+        for n, v in y.items():
+            kept[n][k].copy_(v)
+        if k < steps:
+            with torch.no_grad():
+                y = detached(at.solver.step(at.draw(k), at.outer, y))
+    upper = Upper.of(at.problem, at.outer, y)
     total, adjoint = dict(upper.outer), dict(upper.inner)
-    for t in reversed(range(first, at.solver.steps)):
-        x, y = leaves(at.outer), leaves(points[t])
-        after = at.solver.step(at.draw(t), x, y)
-        dx, adjoint = _pulled(after, adjoint, x, y)
+    for t in reversed(range(first, steps)):
+        x, here = leaves(at.outer), leaves({n: points[t] for n, points in kept.items()})
+        after = at.solver.step(at.draw(t), x, here)
+        dx, adjoint = _pulled(after, adjoint, x, here)
         total = _plus(total, dx)
     if at.problem.start is not None and first == 0:
         x = leaves(at.outer)
         dx, _ = _pulled(at.problem.start(x), adjoint, x, {})
         total = _plus(total, dx)
     none = dict.fromkeys(at.outer)
-    return Answer(combined(Upper(upper.value, total, none), {}, at.outer), points[-1], upper.value)
+    return Answer(combined(Upper(upper.value, total, none), {}, at.outer), y, upper.value)
 
 
 Slopes = dict[str, "Tensor | None"]
