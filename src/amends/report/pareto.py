@@ -49,6 +49,8 @@ class Point:
 
 TWIN = "-sparse"
 """Ends the name of a method that works on a sparse model; without it, it is the same method on the dense one."""
+MOST_NAMED = 12
+"""From more points on, a name that has no room is left out."""
 Level = tuple[str, float]
 """A height that is marked across the picture, and what it is."""
 
@@ -102,7 +104,8 @@ def plot(
         else:
             parts.append((square if i in twins else _disc)(px, py, said, "method" if p.front else "behind"))
     full = [shorten(f"{p.place} {p.name}" if p.place else p.name, 18) for p in ordered]
-    brief = [str(p.place) if p.place else shorten(p.name, 9) for p in ordered]
+    crowded = len(ordered) > MOST_NAMED  # a name without room stays away: the mark says it, and so does the picture's text
+    brief = [str(p.place) if p.place else "" if crowded else shorten(p.name, 9) for p in ordered]
     above: list[Box] = [(_RIGHT - 7.2 * len(name), base - 11, float(_RIGHT), base + 3) for name, base in marked]
     parts += place(spots, full, (_LEFT, _TOP, _RIGHT, _BOTTOM), [*above, *(_middle(p) for p in spots)], brief)
     told = [f"{p.name} {words.number(p.x.value)} and {words.number(p.y.value)}" for p in ordered]

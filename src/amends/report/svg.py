@@ -155,7 +155,7 @@ def place(
     """A label for each point, on the first side where it meets no point, no label, nothing to avoid and no edge.
 
     Args:
-        brief: what is written where there is no room for the words.
+        brief: what is written where there is no room for the words; where that is empty, nothing.
     """
     taken = [*avoid, *((x - 6, y - 6, x + 6, y + 6) for x, y in points)]
     labels = []
@@ -167,7 +167,7 @@ def place(
                 break
         spot = (free or spots)[0]
         taken.append(spot)
-        labels.append(text(spot[0], spot[3] - 3, word, "label strong"))
+        labels += [text(spot[0], spot[3] - 3, word, "label strong")] if word else []
     return labels
 
 
