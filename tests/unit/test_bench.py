@@ -556,3 +556,34 @@ def test_what_is_enough_is_a_share_of_the_originals(file: Path, tmp_path: Path) 
     found, tried = look(bench, ["npo"], (0, 1), tmp_path, Nothing())
     assert [t["chosen"] for t in tried["methods"]["npo"]["trials"]] == [False, True, False]
     assert found.settings["npo"] == {**bench.settings["npo"], **settings[1]}
+
+
+def test_a_search_may_choose_by_other_measurements_than_the_table(file: Path, tmp_path: Path) -> None:
+    """As on validation rows: by the table's own numbers the last trial would be chosen."""
+    file.write_text(BENCH + SEARCHED)
+    bench = load(str(file), sets=["search.forgetting=probability.forget"])
+    assert (bench.chosen_by.forgetting, bench.chosen_by.keeping) == ("probability.forget", "probability.retain")
+    assert bench.rank.forgetting == "forget_distance" and bench.print == load(str(file)).print
+    resolved, _ = bench.trials(find_method("npo"))
+    folder = folder_of(folder_of_bench(bench, tmp_path), "npo")
+    values = {"original": (0.6, 0.8, 0.9), "t01": (0.3, 0.8, 0.1), "t02": (0.2, 0.8, 0.2), "t03": (0.1, 0.8, 0.3)}
+    names = ("forget_distance", "probability.retain", "probability.forget")
+    rows = [
+        {"subject": subject, "seed": 50, "attack": None, "name": name, "value": value}
+        for subject, each in values.items()
+        for name, value in zip(names, each, strict=True)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"recipe_hash": resolved.hash, "stages": []}))
+    (folder / "results.json").write_text(json.dumps({"measurements": rows, "recovered": []}))
+
+    class Nothing:
+        def map(self, recipes: Any, folders: Any) -> Any:
+            """Every run is done."""
+            return iter([0] * len(list(folders)))
+
+    _, tried = look(bench, ["npo"], (0, 1), tmp_path, Nothing())
+    assert [t["chosen"] for t in tried["methods"]["npo"]["trials"]] == [True, False, False]
+    assert (tried["forgetting"], tried["keeping"]) == ("probability.forget", "probability.retain")
+    with pytest.raises(UserError, match="search.keeping: nothing measured is called 'probability.retin'"):
+        load(str(file), sets=["search.keeping=probability.retin"])

@@ -95,8 +95,9 @@ def _search(board: Board) -> dict[str, Any] | None:
     found = mapping(board.values.get("search"))
     if not found:
         return None
-    gone, keep = words.metric(board.forgetting), words.metric(board.keeping)
-    way = words.DIRECTIONS.get(board.table.better(board.forgetting), "")
+    by, kept = str(found.get("forgetting") or board.forgetting), str(found.get("keeping") or board.keeping)
+    gone, keep = words.metric(by), words.metric(kept)
+    way = words.DIRECTIONS.get(board.table.better(by), "")
     methods = mapping(found.get("methods"))
     tried = sum(len(rows(mapping(m).get("trials"))) for m in methods.values())
     said = (

@@ -89,6 +89,14 @@ class Bench:
         """The methods called so, in every variant; `all` for every one. Raises UserError with the nearest name."""
         return methods_of(names, self.kind, self.variants)
 
+    @property
+    def chosen_by(self) -> Rank:
+        """The two measurements by which a search chooses: its own, where it names them, or the table's."""
+        if self.search is None:
+            return self.rank
+        found = {k: getattr(self.search, k) or getattr(self.rank, k) for k in ("forgetting", "keeping")}
+        return replace(self.rank, **found)
+
     def start(self, method: Method) -> str:
         """The stage that a method starts from."""
         return self.variants[method.variant].start if method.variant else ORIGINAL
@@ -252,7 +260,8 @@ def _bench(what: str, profile: str | None, tree: dict[str, Any]) -> Bench:
     template = {**tree, "attack": attacks}
     bench = Bench(name, profile, template, own["stage"], settings, rank, own["steps"], notes, kind, search, claims, variants)
     references = bench.references((0,)).recipe
-    _check_rank(references, bench.rank)
+    _check_rank(references, bench.rank, "rank")
+    _check_rank(references, bench.chosen_by, "search")
     _check_claims(bench, references)
     return bench
 
@@ -275,16 +284,16 @@ def _installed(attacks: Iterable[Any]) -> tuple[list[Any], tuple[str, ...]]:
     return kept, tuple(notes)
 
 
-def _check_rank(recipe: Recipe, rank: Rank) -> None:
+def _check_rank(recipe: Recipe, rank: Rank, at: str) -> None:
     """Both measurements must be taken, and point one way; what is kept is a share of the original's."""
     known = {m.name: m for m in recipe.measure}
     for key, name in (("forgetting", rank.forgetting), ("keeping", rank.keeping)):
         if name not in known:
-            raise UserError(f"rank.{key}: nothing measured is called {name!r}{nearest(name, known)}")
+            raise UserError(f"{at}.{key}: nothing measured is called {name!r}{nearest(name, known)}")
         if known[name].better not in ("higher", "lower"):
-            raise UserError(f"rank.{key}: {name} has no direction to put methods in order by")
+            raise UserError(f"{at}.{key}: {name} has no direction to put methods in order by")
     if known[rank.keeping].better != "higher":
-        raise UserError(f"rank.keeping: of {rank.keeping} less is better, so it is nothing to keep")
+        raise UserError(f"{at}.keeping: of {rank.keeping} less is better, so it is nothing to keep")
     if not any(stage.kind == "original" for stage in recipe.stages):
         raise UserError("stages: a bench needs a stage called 'original', which every method starts from")
 

@@ -101,20 +101,21 @@ def look(
     places = {name: folder_of(root, name) for name in ready}
     recipes = [_write_into(places[name], resolved) for name, (resolved, _) in ready.items()]
     list(executor.map(recipes, list(places.values())))
-    settings = dict(bench.settings)
-    better = next(m.better for m in bench.references((0,)).recipe.measure if m.name == bench.rank.forgetting)
+    settings, by = dict(bench.settings), bench.chosen_by
+    better = next(m.better for m in bench.references((0,)).recipe.measure if m.name == by.forgetting)
     for name, (_, points) in ready.items():
         results, stages = _results(places[name]), _manifest(places[name]).get("stages", ())
         floor = bench.search.at_least * next(
-            (r["value"] for r in results["measurements"] if (r["subject"], r["name"]) == (starts[name], bench.rank.keeping)),
+            (r["value"] for r in results["measurements"] if (r["subject"], r["name"]) == (starts[name], by.keeping)),
             0.0,
         )
-        trials = read_trials(results, stages, points, bench.rank)
+        trials = read_trials(results, stages, points, by)
         best = best_of(trials, better, floor)
         tried[name] = {"why": "" if best is not None else _trouble(places[name]), "trials": trial_rows(trials, best)}
         if best is not None:
             settings[name] = {**bench.settings.get(name, {}), **points[best]}
     said = {k: getattr(bench.search, k) for k in ("seed", "budget", "at_least")}
+    said |= {"forgetting": by.forgetting, "keeping": by.keeping}
     return replace(bench, settings=settings), {**said, "methods": tried}
 
 

@@ -38,6 +38,10 @@ class Search:
     """Trials of each method; of a larger grid this many are drawn."""
     at_least: Fraction = 0.95
     """The share of the original's `keeping` that the chosen trial must keep."""
+    forgetting: str | None = None
+    """The measurement to choose by, such as `disparity.valid`; None: the rank's."""
+    keeping: str | None = None
+    """The measurement that must be kept, such as `accuracy.valid`; None: the rank's."""
     over: Annotated[Mapping[str, Any], SkipValidation]
     """Values of settings by method, as in `settings`: {npo: {lr: [1e-4, 3e-4], objective.0.beta: [0.05, 0.1]}}."""
     changes: Annotated[Mapping[str, Any], SkipValidation] = field(default_factory=dict)
