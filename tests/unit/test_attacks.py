@@ -25,7 +25,7 @@ from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.probability import Probability
-from amends.report.verdict import attack_name
+from amends.report import words
 from amends.subjects.tiny import TinyLM
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -287,4 +287,4 @@ def test_every_attack_has_words_of_its_own() -> None:
 def test_the_report_has_words_for_every_default_attack() -> None:
     named = [Relearn(), Prefix(), FewShot(), Paraphrase(), Probe(), LogitLens(), *(Prefix(kind=k) for k in PRESETS)]
     for attack in named:
-        assert attack_name(attack.name) != attack.name.replace("_", " ").replace(".", " ")
+        assert words.attack(attack.name) != attack.name.replace("_", " ").replace(".", " ")

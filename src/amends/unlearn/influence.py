@@ -104,7 +104,7 @@ class Influence:
         start, means = Start(subject, data, run), {}
         for role in (self.role, self.retain):
             batches = list(_batches(subject, data[role], self.micro))
-            means[role] = live.flat(gradients(start, batches, live.params))
+            means[role] = live.flat(gradients(start, batches, live.params, micro=self.micro))
         num = {role: len(data[role]) for role in means}
         return num[self.role] / sum(num.values()) * (means[self.role] - means[self.retain])
 
