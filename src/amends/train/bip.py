@@ -95,7 +95,8 @@ class BiP:
         run.say(f"sparsity {shares['sparsity']:.2%} of the {self.which}, {shares['sparsity_of_all']:.2%} of all parameters")
         run.log(**shares)
         stopped = next((o.stopped for o in outcomes if o.stopped), None)
-        return Outcome(sum(o.steps for o in outcomes), stopped, sum(o.seconds for o in outcomes))
+        steps, seconds = sum(o.steps for o in outcomes), sum(o.seconds for o in outcomes)
+        return Outcome(steps, stopped, seconds, sparsity=shares["sparsity"])
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
         """The training's; raises UserError for stages that are no training, and for roles without rows."""
