@@ -26,7 +26,8 @@ FORGOTTEN = 3
 SETTINGS: dict[str, dict[str, Any]] = {
     "fine-tune": {"epochs": 4, "lr": 1e-2}, "l1-sparse": {"epochs": 4, "lr": 1e-2, "edits": [{"use": "prox_l1", "gamma": 0.3}]},
     "ascent": {"epochs": 4, "lr": 1e-2},
-    "graddiff": {"epochs": 4, "lr": 4e-3}, "npo": {"epochs": 5, "lr": 3e-3}, "random-labels": {"epochs": 10, "lr": 1e-2},
+    "graddiff": {"epochs": 4, "lr": 4e-3}, "graddiff-kl": {"epochs": 4, "lr": 4e-3},
+    "npo": {"epochs": 5, "lr": 3e-3}, "random-labels": {"epochs": 10, "lr": 1e-2},
     "salun": {"epochs": 10, "lr": 1e-2}, "salun-soft": {"epochs": 10, "lr": 1e-2}, "ugradsl": {"epochs": 8, "lr": 4e-3},
     "ugradsl-plus": {"epochs": 3, "lr": 4e-3}, "boundary-shrink": {"epochs": 4, "lr": 4e-3},
     "boundary-expand": {"epochs": 4, "lr": 4e-3}, "scrub": {"epochs": 3, "lr": 3e-3}, "bad-teacher": {"epochs": 10, "lr": 1e-2},

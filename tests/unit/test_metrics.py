@@ -50,13 +50,16 @@ def test_the_catalog_finds_every_metric() -> None:
         "asr", "disparity", "mia_efficacy", "mia_privacy", "ra", "ta", "ua",
         "accuracy", "exact_memorisation", "extraction_strength", "fluency", "forget_distance", "forget_quality", "harness",
         "knowledge_memory", "mia", "privleak", "probability", "repetition", "rouge", "truth_ratio", "utility",
-        "verbatim_memory",
+        "verbatim_memory", "hinge", "neurons", "neuron_norm", "update_spectrum", "weight_distance",
     }  # fmt: skip
     for entry in catalog.list_kind("metrics"):
         metric = entry.load()()
         assert isinstance(metric, Metric)
-        assert bool(metric.roles()) == (entry.name != "harness")  # which brings questions of its own
-        assert metric.name.split(".")[0] == entry.name
+        # the harness brings questions of its own; the others look at weights
+        assert bool(metric.roles()) == (
+            entry.name not in ("harness", "neurons", "neuron_norm", "update_spectrum", "weight_distance")
+        )
+        assert metric.name.split(".")[0] == {"update_spectrum": "update_energy"}.get(entry.name, entry.name)
         assert metric.better in ("lower", "higher", "closer")
 
 
