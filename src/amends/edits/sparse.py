@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amends.core.errors import UserError
+from amends.core.protocols import Context
 from amends.edits.mask_file import Mask
 
 Which = Literal["convolutions", "weights"]
@@ -66,3 +67,11 @@ def sparsity(model: nn.Module, which: Which) -> Mapping[str, float]:
         "sparsity": zeros / size,
         "sparsity_of_all": sum(int((p == 0).sum()) for p in every) / sum(p.numel() for p in every),
     }
+
+
+def told(module: nn.Module, which: Which, run: Context) -> float:
+    """Says and logs how sparse a model is; the share of the prunable weights that is 0."""
+    shares = sparsity(module, which)
+    run.say(f"sparsity {shares['sparsity']:.2%} of the {which}, {shares['sparsity_of_all']:.2%} of all parameters")
+    run.log(**shares)
+    return shares["sparsity"]

@@ -91,12 +91,10 @@ class BiP:
         mask = _whole(subject, upper.masks)
         sparse.put_on(subject.module, mask)
         self._keep(mask, data, run)
-        shares = sparse.sparsity(subject.module, self.which)
-        run.say(f"sparsity {shares['sparsity']:.2%} of the {self.which}, {shares['sparsity_of_all']:.2%} of all parameters")
-        run.log(**shares)
+        share = sparse.told(subject.module, self.which, run)
         stopped = next((o.stopped for o in outcomes if o.stopped), None)
         steps, seconds = sum(o.steps for o in outcomes), sum(o.seconds for o in outcomes)
-        return Outcome(steps, stopped, seconds, sparsity=shares["sparsity"])
+        return Outcome(steps, stopped, seconds, sparsity=share)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
         """The training's; raises UserError for stages that are no training, and for roles without rows."""

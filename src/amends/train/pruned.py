@@ -74,12 +74,10 @@ class Pruned:
                 outcomes.append(found)
             elif run.folder is not None and is_main_process():
                 found.save(run.folder, fingerprint.of(self, run.seed, data.fingerprint()))
-        shares = sparse.sparsity(subject.module, self.which)
-        run.say(f"sparsity {shares['sparsity']:.2%} of the {self.which}, {shares['sparsity_of_all']:.2%} of all parameters")
-        run.log(**shares)
+        share = sparse.told(subject.module, self.which, run)
         stopped = next((o.stopped for o in outcomes if o.stopped), None)
         steps, seconds = sum(o.steps for o in outcomes), sum(o.seconds for o in outcomes)
-        return Outcome(steps, stopped, seconds, sparsity=shares["sparsity"])
+        return Outcome(steps, stopped, seconds, sparsity=share)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
         """The training's; raises UserError for a training that is none, and for a step to go back to that it does not have."""

@@ -57,15 +57,13 @@ class PruneFirst:
             redraw(subject.call.cpu(), run.seed, "fresh")
             subject.call.to(device)
         sparse.put_on(subject.module, mask)
-        shares = sparse.sparsity(subject.module, self.which)
-        run.say(f"sparsity {shares['sparsity']:.2%} of the {self.which}, {shares['sparsity_of_all']:.2%} of all parameters")
-        run.log(**shares)
+        share = sparse.told(subject.module, self.which, run)
         if run.folder is not None and is_main_process():
             mask.save(run.folder, "pruned")
         outcome = self._holding(mask)(subject, data, run)
         if not sparse.holds(subject.module, mask):
             raise RuntimeError(f"{type(self.then).__name__} moved weights that are pruned")
-        return outcome._replace(sparsity=shares["sparsity"]) if isinstance(outcome, Outcome) else outcome
+        return outcome._replace(sparsity=share) if isinstance(outcome, Outcome) else outcome
 
     def objective_on(self, data: Bundle) -> tuple[Any, ...]:
         """What `then` says of the data; raises UserError for settings that exclude each other."""
