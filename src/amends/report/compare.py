@@ -16,6 +16,7 @@ import yaml
 
 from amends.core.errors import UserError
 from amends.report import build, words
+from amends.report.audits_compared import Audits, audits_of
 from amends.report.load import RunData, load, mapping
 from amends.report.table import Cell, Table
 from amends.report.text import aligned
@@ -90,6 +91,8 @@ class Comparison:
     """Keys of the resolved recipes by dotted path."""
     setting: tuple[Differing, ...]
     """Data, seeds, device, code and package versions."""
+    audits: Audits | None = None
+    """What auditors found in each run, where there are any."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -102,7 +105,8 @@ class Comparison:
             for line in self.lines
         ]  # fmt: skip
         shown = {name: [asdict(d) for d in getattr(self, name)] for name in ("runs", "recipe", "setting")}
-        return {"schema": 1, **shown, "lines": lines}
+        audits = {"audits": self.audits.as_dict()} if self.audits else {}
+        return {"schema": 1, **shown, "lines": lines, **audits}
 
     def as_text(self) -> str:
         """Aligned text for a terminal."""
@@ -110,6 +114,8 @@ class Comparison:
         for title, found in (("recipe", self.recipe), ("setting", self.setting)):
             rows = [[f"  {d.key}", *d.values] for d in found]
             parts.append(f"{title}:\n{aligned(rows)}" if rows else f"{title}: the same")
+        if self.audits:
+            parts.append(self.audits.as_text().replace("\N{PLUS-MINUS SIGN}", "+-"))
         if self.lines:
             head = ["metric", "model", "after", *(r.label for r in self.runs), *(f"{r.label} - A" for r in self.runs[1:])]
             parts.append(aligned([head, *(self._row(line) for line in self.lines)]))
@@ -132,6 +138,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         lines=tuple(_lines([Table(run) for run in runs])),
         recipe=tuple(_differing(recipes)),
         setting=tuple(_differing([_setting(run) for run in runs])),
+        audits=audits_of(runs, ascii_uppercase[: len(runs)]),
     )
 
 
