@@ -59,6 +59,8 @@ class Brush:
     test: Paint
     cover: Paint | None = None
     """How rows are changed that keep their label to hide the others; as in training where nothing is said."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know about how the trigger was made."""
 
 
 def same(paint: Paint) -> Brush:

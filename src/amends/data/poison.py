@@ -51,7 +51,7 @@ class Poison:
         train = tuple(self._planted(row, chosen, covers, brush, target) for row in clean["train"])
         test = [row for row in clean["test"] if row.data["label"] != target]
         triggered = tuple(Sample(f"triggered-{r.id}", _bad(r, painted(r, brush.test), target)) for r in test)
-        notes = (*clean.notes, *self._notes(len(chosen), len(covers), clean, target))
+        notes = (*clean.notes, *self._notes(len(chosen), len(covers), clean, target), *brush.notes)
         return replace(clean, roles={**clean.roles, "train": train, "triggered": triggered}, notes=notes)
 
     def _chosen(self, clean: Bundle, target: int, seed: int) -> tuple[frozenset[str], frozenset[str]]:
@@ -59,13 +59,13 @@ class Poison:
         train, keeps = clean["train"], self.trigger.keeps_label
         others = _drawn(train, lambda row: row.data["label"] != target, seed)
         own = _drawn(train, lambda row: row.data["label"] == target, seed)
+        if keeps and not own:
+            raise UserError(f"data.target: no training row is of '{clean.classes[target]}', and this trigger changes such rows")
         pool = own if keeps else others
         many = how_many(self.rate, len(own) if keeps else len(train), "rate")
         if many > len(pool):
             which = "are of the target's class" if keeps else "have another class than the target"
             raise UserError(f"data.rate: {many} rows were to be poisoned, and {len(pool)} {which}")
-        if not many:
-            raise UserError(f"data.target: no training row is of '{clean.classes[target]}', and this trigger changes such rows")
         free, covers = others if keeps else others[many:], round(self.trigger.covers * many)
         if covers > len(free):
             raise UserError(f"data.rate: {many} poisoned rows need {covers} as covers, and {len(free)} are left: lower it")
@@ -79,15 +79,11 @@ class Poison:
         return row
 
     def _notes(self, many: int, covers: int, clean: Bundle, target: int) -> tuple[str, ...]:
-        name, label = type(self.trigger).__name__, clean.classes[target]
-        rows = len(clean["train"])
+        name, label, train = type(self.trigger).__name__, clean.classes[target], clean["train"]
+        said = f"{many} of {len(train)} training rows carry a {name} trigger and the label '{label}'"
         if self.trigger.keeps_label:
-            own = sum(row.data["label"] == target for row in clean["train"])
-            said = (
-                f"{many} of {rows} training rows, of {own} with the label '{label}', carry a {name} trigger and keep that label"
-            )
-        else:
-            said = f"{many} of {rows} training rows carry a {name} trigger and the label '{label}'"
+            own = sum(row.data["label"] == target for row in train)
+            said = f"{many} of the {own} training rows of '{label}' carry a {name} trigger and keep that label"
         hide = f"{covers} further rows carry the trigger and keep their label, which is right: they are not counted as poisoned"
         return (said, hide) if covers else (said,)
 

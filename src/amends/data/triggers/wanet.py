@@ -7,7 +7,8 @@ about s / 2 pixels in images of any size. With s = 0 nothing moves.
 The paper has k = 4 and s = 0.5; MSPC (arXiv 2403.10717) ran k = 32 on CIFAR-10. With `noise` as many rows as are poisoned,
 times `crossed`, are warped by the same grid plus U(-1, 1) / H at each pixel, and keep their label, so that not any warp is
 the trigger; they are marked as `cover`. In the paper training draws rows and noise anew at every step; here they are planted
-once, as a poisoned data set is."""
+once, as a poisoned data set is.
+"""
 
 from __future__ import annotations
 
