@@ -264,11 +264,7 @@ def test_a_surrogate_of_the_library_is_used_where_none_is_named() -> None:
             {},
             "data.trigger.surrogate: tells 5 classes, and the data has 3",
         ),
-        (
-            CleanLabel(surrogate=build_use("models", {"use": "tiny_lm"}, "m"), fit=fit()),
-            {},
-            "data.trigger.surrogate: ",
-        ),
+        (CleanLabel(surrogate=build_use("models", {"use": "tiny_lm"}, "m"), fit=fit()), {}, "data.trigger.surrogate: "),
         (
             CleanLabel(surrogate=Counted(), fit=build_use("stages", {"use": "train", "on": ["retain"], "steps": 2}, "fit")),
             {},
