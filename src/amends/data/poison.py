@@ -84,7 +84,7 @@ class Poison:
         if self.trigger.keeps_label:
             own = sum(row.data["label"] == target for row in train)
             said = f"{many} of the {own} training rows of '{label}' carry a {name} trigger and keep that label"
-        hide = f"{covers} further rows carry the trigger and keep their label, which is right: they are not counted as poisoned"
+        hide = f"{covers} further rows are changed to cover them and keep their label, which is right: they are not poisoned"
         return (said, hide) if covers else (said,)
 
 
