@@ -102,7 +102,8 @@ def test_a_stage_may_be_compared_with_a_model_of_its_own(tmp_path: Path) -> None
 
 
 def test_a_planted_backdoor_is_measured_and_forgotten(tmp_path: Path) -> None:
-    source = {"use": "poison", "of": {"use": "digits"}, "target": 0, "rate": 0.1, "size": 2, "margin": 0}
+    trigger = {"use": "badnets", "size": 2, "margin": 0}
+    source = {"use": "poison", "of": {"use": "digits"}, "target": 0, "rate": 0.1, "trigger": trigger}
     sgd = {"use": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "cosine"}
     recipe = tree()
     recipe["data"] = {"use": "labelled", "of": source, "by": "poisoned"}

@@ -11,7 +11,7 @@ from amends.core.errors import UserError
 from amends.core.types import Role, Sample
 from amends.data.bundle import Bundle
 
-TRUTH = ("poisoned", "clean_label")
+TRUTH = ("poisoned", "clean_label", "cover")
 """What a row's data says of how it was made; an auditor does not get to see it."""
 
 

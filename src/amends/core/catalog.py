@@ -24,6 +24,7 @@ from amends.core.errors import UserError, nearest
 
 PLACES: dict[str, tuple[str, ...]] = {
     "data": ("data/*.py",),
+    "triggers": ("data/triggers/*.py",),
     "models": (
         "subjects/tiny.py",
         "subjects/load.py",

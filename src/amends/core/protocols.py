@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from amends.data.bundle import Bundle
+    from amends.data.planting import Brush, Scene
 
 Params = Mapping[str, "Tensor"]
 S = TypeVar("S")
@@ -277,8 +278,8 @@ class Informed(Protocol):
 class Auditor(Protocol):
     """Finds rows that should not have been trained on, with the model that was trained on them.
 
-    It gets the rows without what is known of them (`poisoned`, `clean_label`) and must leave the model as it found it. It
-    may train something of its own (a mask) with the run's streams and checkpoints, and may leave pictures in the run's folder.
+    It gets the rows without what is known of them (`poisoned`, `clean_label`, `cover`) and must leave the model as it found it.
+    It may train something of its own (a mask) with the run's streams and checkpoints, and leave pictures in the run's folder.
     """
 
     @property
@@ -315,6 +316,29 @@ class Source(Protocol):
     """Where rows come from: returns one bundle of roles, used by training and evaluation alike."""
 
     def load(self, seed: int) -> Bundle: ...
+
+
+@runtime_checkable
+class Trigger(Protocol):
+    """What an attacker changes in an image, so that a model that was trained on such rows says the attacker's class."""
+
+    @property
+    def keeps_label(self) -> bool:
+        """Whether rows of the target class are changed and keep their label, or rows of others get the target's."""
+        ...
+
+    @property
+    def covers(self) -> float:
+        """For each poisoned row, how many of other classes are changed and keep their label; they count as harmless."""
+        ...
+
+    def on(self, scene: Scene) -> Brush:
+        """How rows of this data are changed, in training and at test; what has to be drawn or made is made here, once.
+
+        The change of a row depends on its pixels, its id and the seed, not on the order of rows. Raises UserError where the
+        images do not suit.
+        """
+        ...
 
 
 @runtime_checkable

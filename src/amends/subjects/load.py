@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amends.core import fingerprint
+from amends.core.cache import cache_folder
 from amends.core.errors import UserError
 from amends.core.spec import Count, spec
 from amends.data.bundle import Bundle
@@ -140,11 +141,6 @@ def check_folder(path: Path) -> None:
             "save the model again with `save_pretrained(..., safe_serialization=True)`"
         )
     raise UserError(f"{path}: holds no weights (*.safetensors)")
-
-
-def cache_folder() -> Path:
-    """Where converted models lie."""
-    return Path(os.environ.get("AMENDS_CACHE", "~/.cache/amends")).expanduser()
 
 
 def converted(file: Path, sha256: str | None = None) -> Path:
