@@ -30,13 +30,19 @@ from amends.subjects.classifier import Classifier
 from amends.subjects.image_classifier import ImageClassifier
 
 NAMES = [entry.name for entry in catalog.list_kind("auditors")]
-SETTINGS: dict[str, dict[str, Any]] = {"spectral_signatures": {"rate": 0.1}}
-"""What has no default."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "spectral_signatures": {"rate": 0.1},
+    "strip": {"overlays": 10},
+    "cognitive_distillation": {"steps": 3},
+}
+"""What has no default, and what costs less than the default."""
 VARIANTS: list[dict[str, Any]] = [
     *({"use": name, **SETTINGS.get(name, {})} for name in NAMES),
     {"use": "spectral_signatures", "rate": 0.05, "within": "all"},
     {"use": "activation_clustering", "reduce": "pca", "components": 3},
     {"use": "activation_clustering", "layer": 0},
+    {"use": "spc", "scales": "released", "noise": 0.02},
+    {"use": "strip", "overlays": 3, "blend": "mean"},
 ]
 
 
@@ -294,6 +300,8 @@ FALSE_ALARMS: list[tuple[dict[str, Any], float, float]] = [
     ({"use": "activation_clustering"}, 0.0, 0.2),
     ({"use": "activation_clustering", "reduce": "pca"}, 0.0, 0.2),
     ({"use": "spc"}, 0.5, 0.95),
+    ({"use": "strip", "overlays": 4}, 0.1, 0.1),
+    ({"use": "cognitive_distillation", "steps": 2, "rate": 0.05}, 0.05, 0.05),
     ({"use": "random_scores"}, 0.1, 0.1),
 ]
 """The share of clean digits that is flagged, at least and at most. Spectral signatures flag 1.5 x rate by their rule, whatever
