@@ -26,7 +26,7 @@ FEWEST_CLEAN = 2
 def check_images(data: Bundle, role: Role, subject: Any | None, use: str, why: str) -> None:
     """Raises UserError unless the rows are images with classes, and the model, where there is one yet, tells classes."""
     check_classifier(data, role, subject, use)
-    _pictures(data, role, use, why)
+    check_pictures(data, role, use, why)
 
 
 def check_clean(data: Bundle, clean: Role | None, role: Role, use: str, why: str) -> None:
@@ -40,10 +40,13 @@ def check_clean(data: Bundle, clean: Role | None, role: Role, use: str, why: str
     shared = next((row.id for row in data[clean] if row.id in audited), None)
     if shared is not None:
         raise UserError(f"{use}: clean: row {shared} of '{clean}' stands in '{role}', which is audited: name another role")
-    _pictures(data, clean, use, why)
+    check_pictures(data, clean, use, why)
 
 
-def _pictures(data: Bundle, role: Role, use: str, why: str) -> None:
+def check_pictures(data: Bundle, role: Role, use: str, why: str) -> None:
+    """Raises UserError for a role without rows, or with a row that is no image; `why` says what images are needed for."""
+    if not data[role]:
+        raise UserError(f"{use}: role '{role}' is empty: there is nothing to audit")
     odd = next((row for row in data[role] if "image" not in row.data), None)
     if odd is not None:
         raise UserError(f"{use}: row {odd.id} of '{role}' has no image: {why}")
