@@ -24,7 +24,9 @@ from amends.subjects.reference import frozen_copy
 from amends.terms.nll import NLL
 from amends.terms.npo import NPO
 
-VARIANTS: dict[str, dict[str, Any]] = {"npo:logits": {"inside": "logits"}, "simnpo:logits": {"inside": "logits"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "npo:logits": {"inside": "logits"}, "simnpo:logits": {"inside": "logits"}, "lga:flooding": {"form": "flooding"},
+}  # fmt: skip
 """Settings that make a term ask for something else: they must keep the same promises."""
 TERMS = [*(entry.name for entry in catalog.list_kind("terms")), *VARIANTS]
 EDITS = [entry.name for entry in catalog.list_kind("edits")]

@@ -29,16 +29,17 @@ def likelihoods(
 
 
 def batches(
-    subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None, most: int | None = None
+    subject: Any, samples: Sequence[Sample], *, seed: int = 0, device: Any = None, most: int | None = None, copies: int = 1
 ) -> Iterator[Batch]:
     """The rows in batches of similar length, on a device; the model is in evaluation mode while they are read.
 
     Args:
         most: padded positions of a batch; by default what suits the model's device.
+        copies: how many times over each batch goes through the model at once; so many times fewer rows are in it.
     """
     encoded = sorted((subject.encode(s) for s in samples), key=lambda e: (e.size, e.id))
     on_cpu = next(subject.module.parameters()).device.type == "cpu"
-    most = most or (min(TOKENS, CPU_TOKENS) if on_cpu else TOKENS)
+    most = (most or (min(TOKENS, CPU_TOKENS) if on_cpu else TOKENS)) // copies
     was_training = subject.call.training
     subject.call.eval()
     try:

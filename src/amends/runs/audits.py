@@ -50,6 +50,7 @@ def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run
         write_text(run.folder / FLAGS, as_csv(found, data[auditor.role], data.classes))
         write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes))
         write_json(run.folder / "DONE", {"key": key, "seconds": meter.seconds, "note": found.note})
+        (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # of a model that the auditor trained
     run.say(f"flagged {len(found.flagged)} of {len(found.score)} rows" + (f"; {found.note}" if found.note else ""))
     return found, {"seconds": meter.seconds, "cached": False}
 
