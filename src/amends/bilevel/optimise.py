@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from amends.bilevel.problem import Answer, Point, Problem, Solver, Strategy, checked
+from amends.bilevel.resume import Keeper, State, worded
 from amends.bilevel.solvers import Given
 from amends.bilevel.tree import detached, flat
 from amends.bilevel.trust import NotTrusted, Trust
@@ -31,7 +32,8 @@ class Optimised:
 
 def optimise(
     problem: Problem | Draws, outer: Params, inner: Params, *, strategy: Strategy, optim: Any, steps: int,
-    solver: Solver | None = None, warm: bool = True, trust: Trust | None = None, look_every: int = 50, run: Context,
+    solver: Solver | None = None, warm: bool = True, trust: Trust | None = None, look_every: int = 50,
+    checkpoint_every: int | None = None, run: Context,
 ) -> Optimised:  # fmt: skip
     """min_x F(x) by `steps` steps of an optimiser of the library.
 
@@ -39,28 +41,47 @@ def optimise(
         problem: the problem, or the problem on the rows of (step, draw).
         inner: where the lower level starts; with `warm` only the first time, and then where it was left.
         trust: what every answer must show; its `probe` is taken every `look_every` steps, the rest at each.
+        checkpoint_every: steps between two exact checkpoints in the run's folder. A checkpoint that lies there is taken up,
+            and on a CPU the end is that of a run in one piece, bit for bit.
 
     Raises:
         NotTrusted: with the number of the step; `outer` is left as it was.
+        UserError: a checkpoint of other settings in the run's folder.
     """
     x = {n: v.detach().clone().requires_grad_() for n, v in outer.items()}
-    optimiser, rules = optim.make(x), trust or Trust()
-    y, memory, values = detached(inner), {}, []
+    optimiser, rules, solves = optim.make(x), trust or Trust(), solver or Given()
+    parts = {"strategy": strategy, "optim": optim, "solver": solves, "steps": steps, "warm": warm}
+    keeper = Keeper(run, x, optimiser, {k: worded(part) for k, part in parts.items()})
+    state = keeper.resume(detached(inner))
     with run.progress("optimising", steps) as bar:
-        for step in range(steps):
-            draw = None if isinstance(problem, Problem) else _at(problem, step)
-            here = problem if isinstance(problem, Problem) else problem(step, 0)
-            close = replace(rules, probe=rules.probe if step % look_every == 0 else 0)
-            point = Point(
-                here, detached(x), y, solver or Given(), close, run.rng("bilevel", step), step, memory, draw
-            )  # fmt: skip
+        bar.advance(state.step)
+        while state.step < steps:
+            point = _point(problem, x, state, solves, replace(rules, probe=0 if state.step % look_every else rules.probe), run)
             answer = _trusted(strategy, point)
-            _move(optimiser, x, answer, optim.lr_at(step, steps))
-            y, memory = (dict(answer.inner) if warm else y), answer.memory
-            values.append(answer.value)
-            run.log(step=step + 1, **_shown(answer))
+            _move(optimiser, x, answer, optim.lr_at(state.step, steps))
+            _follow(state, answer, warm=warm)
+            run.log(step=state.step, **_shown(answer))
             bar.advance(1, upper=answer.value)
-    return Optimised(detached(x), y, tuple(values))
+            if checkpoint_every and state.step % checkpoint_every == 0:
+                keeper.save(state)
+    return Optimised(detached(x), state.inner, tuple(state.values))
+
+
+def _point(problem: Problem | Draws, x: Params, state: State, solver: Solver, trust: Trust, run: Context) -> Point:
+    """Where the next hypergradient is taken. The outer parameters are copies: the optimiser moves `x` in place, and a
+    strategy may remember the point that it was asked at."""
+    step = state.step
+    here, draws = (problem, None) if isinstance(problem, Problem) else (problem(step, 0), _at(problem, step))
+    outer = {n: v.detach().clone() for n, v in x.items()}
+    return Point(here, outer, state.inner, solver, trust, run.rng("bilevel", step), step, state.memory, draws)
+
+
+def _follow(state: State, answer: Answer, *, warm: bool) -> None:
+    """One step on."""
+    state.inner = dict(answer.inner) if warm else state.inner
+    state.memory = answer.memory
+    state.values.append(answer.value)
+    state.step += 1
 
 
 def _at(problem: Draws, step: int) -> Callable[[int], Problem]:
