@@ -140,7 +140,7 @@ def test_a_method_that_does_not_fit_is_planned_as_a_gap(file: Path, tmp_path: Pa
 def test_every_packaged_bench_takes_every_method_in_every_profile() -> None:
     assert "tofu" in benches() and "tofu" not in packaged()
     for name in benches():
-        for profile in (None, "smoke", "paper"):
+        for profile in (None, "smoke", "paper", *(["bip"] if name in ("digits", "images") else [])):
             bench = load(name, profile)
             for method in bench.methods(["all"]):
                 assert bench.recipe(method, (0, 1, 2)).recipe.stages[-1].name == method.name

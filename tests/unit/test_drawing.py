@@ -28,6 +28,13 @@ def test_a_drawing_is_kept_as_it_was_asked_for() -> None:
     assert build_recipe({k: v for k, v in tree([]).items() if k != "draw"}).draw == ()
 
 
+def test_what_stages_took_is_drawn_as_a_measurement_is_and_over_sparsity_only() -> None:
+    (drawing,) = build_recipe(tree([{"of": ["seconds"], "lines": {"both": ["original", "retrain"]}}])).draw
+    assert drawing.of == ("seconds",)
+    with pytest.raises(UserError, match="draw.0.of.0: nothing measured is called 'seconds'"):
+        build_recipe(tree([{"of": ["seconds"], "over": "size", "lines": {"one": ["original"]}}]))
+
+
 @pytest.mark.parametrize(
     ("draw", "said"),
     [

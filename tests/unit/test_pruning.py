@@ -95,6 +95,17 @@ def test_one_shot_pruning_is_train_prune_go_back_train(classifier_world: Any) ->
     torch.testing.assert_close(everything(subject), everything(again))
 
 
+def test_a_given_model_without_a_training_is_pruned_and_left(classifier_world: Any) -> None:
+    subject, run = classifier_world.make(), Memory()
+    before = {n: p.detach().clone() for n, p in subject.module.named_parameters()}
+    outcome = Pruned(sparsity=0.5, when="given", rewind=None)(subject, classifier_world.data, run)
+    assert outcome.steps == 0 and outcome.sparsity == pytest.approx(0.5, abs=0.01)
+    for name, p in subject.module.named_parameters():
+        assert torch.equal(p[p != 0], before[name][p != 0]), "what is left has not moved"
+    with pytest.raises(UserError, match="without it the start model is pruned and left: set `when: given`"):
+        Pruned(rewind=None).objective_on(classifier_world.data)
+
+
 def test_a_given_model_is_pruned_as_it_is_and_trained_on_once(classifier_world: Any) -> None:
     subject = classifier_world.make()
     before = {n: p.detach().clone() for n, p in sparse.prunable(subject.module, "convolutions").items()}

@@ -93,11 +93,15 @@ def _lines(table: Table, groups: Mapping[str, object], metric: str, sparse: Mapp
         points = [
             (str(s), sparse[s], cell)
             for s in (stages if isinstance(stages, Sequence) else ())
-            if s in sparse and (cell := table.cell(str(s), metric)) is not None
+            if s in sparse and (cell := _cell(table, str(s), metric)) is not None
         ]
         if points:
             found.append(Line(str(name), tuple(sorted(points, key=lambda p: p[1]))))
     return found
+
+
+def _cell(table: Table, stage: str, metric: str) -> Cell | None:
+    return table.cost(stage, metric) if metric == "seconds" else table.cell(stage, metric)
 
 
 def _across(shares: Sequence[float], start: float, stop: float) -> LogAxis:

@@ -4,8 +4,9 @@
       - of: [asr.triggered, ta.test]
         lines: {before: [original, original-95], fine-tuned: [finetune, finetune-95], l1-sparse: [l1-sparse]}
 
-makes one picture a measurement, with a line for each group and a 95 % interval over seeds at each of its points. How sparse a
-model is, its own stage says (`pruned`, `prune_first`), or it is counted in its weights; no number has to be written twice.
+makes one picture a measurement (or `seconds`, what making each stage took), with a line for each group and a 95 % interval over
+seeds at each of its points. How sparse a model is, its own stage says (`pruned`, `prune_first`), or it is counted in its
+weights; no number has to be written twice.
 
 Some measurements leave scores that are worth seeing as a whole: `over: place` draws them from the largest down, on a
 logarithmic scale (the singular values of an update), and `over: size` how many lie where (the lengths of neurons). A line is
@@ -22,6 +23,8 @@ from pydantic import Field
 from amends.core.errors import UserError, nearest
 from amends.core.spec import spec
 
+SECONDS = "seconds"
+"""What making a stage took, which is drawn as a measurement is."""
 MOST = 5
 """Lines that can still be told apart without colour."""
 
@@ -41,9 +44,10 @@ class Drawing:
 
     def check(self, at: str, stages: Sequence[str], metrics: Sequence[str]) -> None:
         """Raises UserError when a stage or a measurement exists nowhere in the recipe."""
+        known = (*metrics, SECONDS) if self.over == "sparsity" else metrics
         for i, name in enumerate(self.of):
-            if name not in metrics:
-                raise UserError(f"{at}.of.{i}: nothing measured is called {name!r}{nearest(name, metrics)}")
+            if name not in known:
+                raise UserError(f"{at}.of.{i}: nothing measured is called {name!r}{nearest(name, known)}")
         for line, names in self.lines.items():
             if not names:
                 raise UserError(f"{at}.lines.{line}: give at least one stage")

@@ -49,8 +49,8 @@ class Pruned:
 
     starts: ClassVar[str] = "any"
     keeps_weights: ClassVar[bool] = True
-    train: Annotated[Any, Part("stages"), SkipValidation]
-    """How the model is trained: a stage `train`."""
+    train: Annotated[Any, Part("stages"), SkipValidation] = None
+    """How the model is trained: a stage `train`; null, with `when: given`: not at all, it is pruned and left."""
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """The share of the prunable weights that ends as 0."""
     by: Annotated[Any, Part("attributions"), SkipValidation] = Magnitude()
@@ -81,6 +81,12 @@ class Pruned:
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
         """The training's; raises UserError for a training that is none, and for a step to go back to that it does not have."""
+        if self.train is None:
+            if self.when != "given" or self.rounds > 1:
+                raise UserError(
+                    "pruned.train: without it the start model is pruned and left: set `when: given` and `rounds: 1`"
+                )
+            return ()
         if not isinstance(self.train, Train):
             raise UserError(f"pruned.train: expected a stage `train`, and this is {type(self.train).__name__.lower()}")
         if self.when == "given" and self.rewind is not None:
@@ -105,7 +111,8 @@ class Pruned:
             sparse.put_on(subject.module, mask)
         assert mask is not None
         yield mask
-        yield self._trained(subject, data, run, "sparse", mask, begin, self.train.steps)
+        if self.train is not None:
+            yield self._trained(subject, data, run, "sparse", mask, begin, self.train.steps)
         if run.folder is not None and is_main_process():
             for part in ("early", "sparse", *(f"round-{r}" for r in range(1, self.rounds + 1))):
                 shutil.rmtree(run.folder / part, ignore_errors=True)
