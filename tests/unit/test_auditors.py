@@ -30,13 +30,14 @@ from amends.subjects.classifier import Classifier
 from amends.subjects.image_classifier import ImageClassifier
 
 NAMES = [entry.name for entry in catalog.list_kind("auditors")]
-SETTINGS: dict[str, dict[str, Any]] = {"spectral_signatures": {"rate": 0.1}}
-"""What has no default."""
+SETTINGS: dict[str, dict[str, Any]] = {"spectral_signatures": {"rate": 0.1}, "mspc": {"rounds": 1, "passes": 2}}
+"""What has no default, or would take long with it."""
 VARIANTS: list[dict[str, Any]] = [
     *({"use": name, **SETTINGS.get(name, {})} for name in NAMES),
     {"use": "spectral_signatures", "rate": 0.05, "within": "all"},
     {"use": "activation_clustering", "reduce": "pca", "components": 3},
     {"use": "activation_clustering", "layer": 0},
+    {"use": "mspc", "batch": 40, "fit_rows": 80, "rounds": 2, "passes": 3, "divergence": "jsd"},
 ]
 
 
@@ -71,7 +72,7 @@ def auroc(found: Scores, bad: set[str]) -> float:
 
 
 def test_the_catalog_was_enumerated() -> None:
-    assert {"spectral_signatures", "activation_clustering", "spc", "random_scores"} <= set(NAMES)
+    assert {"spectral_signatures", "activation_clustering", "spc", "mspc", "random_scores"} <= set(NAMES)
 
 
 @pytest.fixture(scope="module")

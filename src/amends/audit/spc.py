@@ -3,7 +3,7 @@
     SPC(x) = (1/|S|) sum over n in S of [ argmax F(clip(n x, 0, 1)) = argmax F(x) ],
 
 in pixel space, whatever the network normalises behind it. Flagged is a row with more than `threshold` of the scalings
-unchanged; at 1/2 that is the sign rule of MSPC (arXiv 2312.08548), majority. The paper's S is 3, 5, 7, 9, 11; its released code
+unchanged; at 1/2 that is the sign rule of MSPC (arXiv 2403.10717), majority. The paper's S is 3, 5, 7, 9, 11; its released code
 has 1 to 11, and a scaling by 1 always agrees, which lifts every score by 1/11. There the threshold is the defender's to
 choose; no data that is known to be clean is asked for here, so nothing is standardised by class.
 
