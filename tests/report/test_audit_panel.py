@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from parsed_page import read
 
+from amends.core.types import Picture, Scores
 from amends.report.audits import audit, picture
 from amends.report.build import build
 from amends.report.load import load
+from amends.runs.audits import keep_pictures
 from amends.runs.thumbnails import thumbnail
 
 EVIL = '"><img src=x onerror=alert(1)></svg>'
@@ -28,7 +30,9 @@ def write(folder: Path, **changes: Any) -> Path:
     flags = [{**one, "seed": 0, "value": 0.8}, {**one, "seed": 1, "value": 0.9}]
     evil = {"id": EVIL, "score": 0.9, "label": EVIL, "flagged": True, "bad": True, "picture": ["ff0000ff0000", "0000ff00ff00"]}
     shown = [evil, {"id": "b", "score": 0.8, "label": "1", "flagged": False, "bad": None, "picture": ["red"]}]
-    for name, value in {"manifest": manifest, "results": {"flags": flags}, "claims": [], "audits/spc/shown": shown}.items():
+    own = {"name": EVIL, "caption": EVIL, "picture": ["ff0000"]}
+    files = {"audits/spc/shown": shown, "audits/spc/pictures": [own, {**own, "picture": [EVIL]}]}
+    for name, value in {"manifest": manifest, "results": {"flags": flags}, "claims": [], **files}.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
     return folder
 
@@ -41,7 +45,8 @@ def test_the_panel_shows_means_over_seeds_classes_and_suspects(tmp_path: Path) -
     )
     (only,) = found.auditors
     assert only.decides and only.cells[0] is not None and only.cells[0].value == pytest.approx(0.85)
-    assert only.cells[0].high == 1.0 and only.cells[1:] == (None, None, None)
+    assert only.cells[0].high == 1.0 and only.cells[1:] == (None, None, None, None)
+    assert [(p.auditor, p.caption) for p in found.pictures] == [("spc", EVIL)]
     assert [(s.flagged, s.bad, s.picture is None) for s in found.suspects] == [(True, True, False), (False, None, True)]
 
 
@@ -60,7 +65,8 @@ def test_a_run_without_an_audit_has_no_panel(tmp_path: Path) -> None:
 
 
 def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
-    assert load(write(tmp_path, auditor="../audits/spc")).suspects == ()
+    found = load(write(tmp_path, auditor="../audits/spc"))
+    assert found.suspects == () and found.pictures == ()
 
 
 def test_pictures_are_squares_of_colour_or_nothing() -> None:
@@ -68,8 +74,20 @@ def test_pictures_are_squares_of_colour_or_nothing() -> None:
     assert [picture(bad, "x") for bad in (None, [], ["ff"], ["zzzzzz"], [1], ['"><a>'])] == [None] * 6
 
 
+def test_an_auditors_pictures_are_kept_in_full_and_small(tmp_path: Path) -> None:
+    mask = np.linspace(0, 1, 40 * 40, dtype=np.float32).reshape(40, 40)
+    keep_pictures(Scores({}, frozenset(), "", {"mask": Picture(mask, "a caption")}), tmp_path)
+    assert np.array_equal(np.load(tmp_path / "mask.npy"), mask)
+    (small,) = json.loads((tmp_path / "pictures.json").read_text())
+    assert (small["name"], small["caption"], len(small["picture"])) == ("mask", "a caption", 32)
+    assert str(picture(small["picture"], "x")).startswith("<svg")
+    keep_pictures(Scores({}, frozenset()), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_thumbnails_average_blocks_and_keep_colour() -> None:
     assert thumbnail(np.array([[[0, 255]]], dtype=np.uint8)) == ["000000ffffff"]
     assert thumbnail(np.stack([np.ones((1, 1)), np.zeros((1, 1)), np.full((1, 1), 0.5)]).astype(np.float32)) == ["ff0080"]
+    assert len(thumbnail(np.zeros((1, 40, 40)), 32)) == 32
     checked = np.indices((32, 32)).sum(0)[None] % 2 * 255
     assert thumbnail(checked.astype(np.uint8)) == ["808080" * 16] * 16

@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cognitive_distillation": {"steps": 3},
     "abl": {"epochs": 2},
     "frequency": {"epochs": 1, "rows": 60, "width": 2},
+    "mspc": {"rounds": 1, "passes": 2},
 }
 """What has no default, and what costs less than the default."""
 VARIANTS: list[dict[str, Any]] = [
@@ -45,6 +46,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"use": "activation_clustering", "layer": 0},
     {"use": "spc", "scales": "released", "noise": 0.02},
     {"use": "strip", "overlays": 3, "blend": "mean"},
+    {"use": "mspc", "batch": 40, "fit_rows": 80, "rounds": 2, "passes": 3, "divergence": "jsd"},
 ]
 
 
@@ -83,7 +85,7 @@ def auroc(found: Scores, bad: set[str]) -> float:
 
 
 def test_the_catalog_was_enumerated() -> None:
-    assert {"spectral_signatures", "activation_clustering", "spc", "random_scores"} <= set(NAMES)
+    assert {"spectral_signatures", "activation_clustering", "spc", "mspc", "random_scores"} <= set(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -309,10 +311,11 @@ FALSE_ALARMS: list[tuple[dict[str, Any], float, float]] = [
     ({"use": "strip", "overlays": 4}, 0.1, 0.1),
     ({"use": "abl", "epochs": 1, "rate": 0.02}, 0.02, 0.02),
     ({"use": "cognitive_distillation", "steps": 2, "rate": 0.05}, 0.05, 0.05),
+    ({"use": "mspc", "passes": 2, "batch": 50}, 0.5, 0.95),
     ({"use": "random_scores"}, 0.1, 0.1),
 ]
 """The share of clean digits that is flagged, at least and at most. Spectral signatures flag 1.5 x rate by their rule, whatever
-is there; on pixels that are nearly black or white scaled prediction consistency flags most, and its note should warn."""
+is there; on pixels that are nearly black or white SPC and MSPC flag most, and their notes should warn."""
 
 
 @pytest.mark.parametrize(("values", "low", "high"), FALSE_ALARMS, ids=str)

@@ -3,7 +3,7 @@
     SPC(x) = (1/|S|) sum over n in S of [ argmax F(clip(n x, 0, 1)) = argmax F(x) ],
 
 in pixel space, whatever the network normalises behind it. Flagged is a row with more than `threshold` of the scalings
-unchanged; at 1/2 that is the sign rule of MSPC (arXiv 2312.08548), majority. The paper's S is 3, 5, 7, 9, 11 (`paper`); its
+unchanged; at 1/2 that is the sign rule of MSPC (arXiv 2403.10717), majority. The paper's S is 3, 5, 7, 9, 11 (`paper`); its
 released code has 1 to 11 (`released`), and a scaling by 1 always agrees, which lifts every score by 1/11; MSPC compares
 itself with 2 to 12 (`mspc`). Released code also adds uniform noise of up to .02 to every image first, and compares with the
 class of the noisy image: `noise: 0.02`, drawn for each row by its id.

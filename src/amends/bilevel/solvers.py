@@ -1,4 +1,4 @@
-"""Ways to solve the lower level. Gradient descent, signed or not; an optimiser of the library; anything of your own."""
+"""Ways to solve the lower level: gradient descent of several kinds, an optimiser of the library, anything of your own."""
 
 from __future__ import annotations
 
@@ -57,6 +57,37 @@ class Projected:
         """One step and the projection."""
         slope, y = gradient(problem.lower, outer, inner)
         return self.project({n: v - self.lr * slope[n] for n, v in y.items()})
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Gradient descent with momentum and weight decay, each step followed by a projection; the optimiser SGD as a function.
+
+    v <- momentum v + grad_y g(x, y) + decay y,    y <- project(y - lr v)
+
+    The velocities v are inner parameters beside those that they move, under names of their own: so they are carried from one
+    outer step to the next, and unrolled with the rest. Neither loss depends on them; implicit strategies have no use for them.
+    """
+
+    steps: int
+    lr: float
+    momentum: float = 0.0
+    decay: float = 0.0
+    project: Callable[[Params], Params] = dict
+    """(y without velocities) -> y, onto what the inner parameters are held to."""
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """One step; at rest where there are no velocities yet."""
+        places = {n: v for n, v in inner.items() if not n.endswith(VELOCITY)}
+        slope, y = gradient(problem.lower, outer, places)
+        ran = {n: inner.get(n + VELOCITY, torch.zeros_like(v)) for n, v in y.items()}
+        speed = {n: self.momentum * ran[n] + slope[n] + self.decay * v for n, v in y.items()}
+        moved = self.project({n: v - self.lr * speed[n] for n, v in y.items()})
+        return {**moved, **{n + VELOCITY: v for n, v in speed.items()}}
+
+
+VELOCITY = "|velocity"
+"""The ending of a velocity's name."""
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ class Auditor(Protocol):
     """Finds rows that should not have been trained on, with the model that was trained on them.
 
     It gets the rows without what is known of them (`poisoned`, `clean_label`, `cover`) and must leave the model as it found it.
-    It may train something of its own (a mask) with the run's streams and checkpoints, and leave pictures in the run's folder.
+    It may train something of its own (a mask) with the run's streams and checkpoints, and give pictures with its scores.
     """
 
     @property

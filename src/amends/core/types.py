@@ -138,6 +138,13 @@ class Mean(NamedTuple):
         return Mean(sum_B, n_B) if per == "token" else Mean(sum_B / n_B, n_B.new_ones(n_B.shape))
 
 
+class Picture(NamedTuple):
+    """An image that explains a result: [H, W] or [C, H, W] in 0..1, and the sentence below it."""
+
+    values: Any
+    caption: str
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What an auditor found in rows: how suspicious each is, and which it would have removed."""
@@ -148,6 +155,8 @@ class Scores:
     """The ids that the auditor's own rule picks; a threshold on the score or not."""
     note: str = ""
     """What a reader must know before trusting them, such as that a detector had nothing to work on."""
+    pictures: Mapping[str, Picture] = field(default_factory=dict, compare=False)
+    """What the auditor made on the way and a reader may look at, by a plain name: a mask that it learned."""
 
     def __post_init__(self) -> None:
         """A score outside 0..1, or a flag on a row without a score, is a defect of the auditor."""

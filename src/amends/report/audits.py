@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -13,7 +13,7 @@ from amends.report.load import Row, RunData, number, rows
 from amends.report.svg import el, svg
 from amends.report.table import Cell, aggregate
 
-COLUMNS = {"auroc": "AUROC", "tpr": "TPR", "fpr": "FPR", "flagged": "flagged"}
+COLUMNS = {"auroc": "AUROC", "auroc_within": "AUROC in class", "tpr": "TPR", "fpr": "FPR", "flagged": "flagged"}
 """Measurement -> the header of its column."""
 _PIXEL = 8
 _LINE = re.compile(r"(?:[0-9a-f]{6}){1,64}")
@@ -42,6 +42,16 @@ class Suspect:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What an auditor made on the way, to look at."""
+
+    auditor: str
+    name: str
+    caption: str
+    picture: Markup
+
+
+@dataclass(frozen=True)
 class Audit:
     """The whole panel."""
 
@@ -51,6 +61,7 @@ class Audit:
     """Whether the data knows which rows are bad."""
     classes: tuple[Row, ...]
     suspects: tuple[Suspect, ...]
+    pictures: tuple[Shown, ...] = ()
 
 
 def audit(run: RunData) -> Audit | None:
@@ -63,7 +74,7 @@ def audit(run: RunData) -> Audit | None:
     auditors = tuple(_auditor(run, name, name == first["auditor"], note) for name, note in reversed(notes.items()))
     return Audit(
         sentence(first), auditors, number(first.get("bad")) is not None, tuple(map(_class, rows(first.get("classes")))),
-        tuple(map(_suspect, run.suspects)),
+        tuple(map(_suspect, run.suspects)), tuple(_shown(run)),
     )  # fmt: skip
 
 
@@ -96,6 +107,14 @@ def _suspect(row: Row) -> Suspect:
         str(row.get("id", "?")), words.number(number(row.get("score"))), str(row.get("label", "")),
         row.get("flagged") is True, bad if isinstance(bad, bool) else None, picture(row.get("picture"), said),
     )  # fmt: skip
+
+
+def _shown(run: RunData) -> Iterator[Shown]:
+    for row in run.pictures:
+        auditor, name = str(row["auditor"]), str(row.get("name", "?"))
+        drawn = picture(row.get("picture"), f"{name} of {auditor}")
+        if drawn is not None:
+            yield Shown(auditor, name, str(row.get("caption") or ""), drawn)
 
 
 def picture(lines: object, said: str) -> Markup | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from amends.core.errors import UserError
 from amends.data.bundle import asked_to_go
@@ -62,6 +62,8 @@ class RunData:
     """What was measured of auditors: auditor, seed, name, value, low, high, n, ..."""
     suspects: tuple[Row, ...] = ()
     """The rows that the auditor who decides finds the most suspicious, in the first seed."""
+    pictures: tuple[Row, ...] = ()
+    """What auditors left to look at, in the first seed: auditor, name, caption, picture."""
 
     @property
     def name(self) -> str:
@@ -124,6 +126,7 @@ def load(folder: Path) -> RunData:
         masks=tuple(_masks(folder, gaps)),
         flags=_flags(results),
         suspects=tuple(_suspects(folder, manifest, gaps)),
+        pictures=tuple(_pictures(folder, manifest, gaps)),
         gaps=tuple(gaps),
     )
 
@@ -153,9 +156,18 @@ def _flags(values: Row) -> tuple[Row, ...]:
 def _suspects(folder: Path, manifest: Row, gaps: list[str]) -> list[Row]:
     """`shown.json` of the auditor who decides; a name that is no plain folder name is not followed."""
     name = next((line.get("auditor") for line in rows(manifest.get("audits")) if line.get("decides")), None)
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        return []
-    return rows(_json(folder / "audits" / name / "shown.json", gaps))
+    return rows(_json(folder / "audits" / name / "shown.json", gaps)) if _plain(name) else []
+
+
+def _pictures(folder: Path, manifest: Row, gaps: list[str]) -> list[Row]:
+    """`pictures.json` of every auditor that has one."""
+    names = dict.fromkeys(name for line in rows(manifest.get("audits")) if _plain(name := line.get("auditor")))
+    files = {name: folder / "audits" / name / "pictures.json" for name in names}
+    return [{**row, "auditor": name} for name, file in files.items() if file.is_file() for row in rows(_json(file, gaps))]
+
+
+def _plain(name: Any) -> TypeGuard[str]:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
 
 
 def mapping(value: Any) -> Row:

@@ -19,7 +19,7 @@ from amends.data.bundle import Bundle
 
 SUBJECT = "audit"
 """What claims call the audit: `audit.spectral_signatures.auroc`."""
-MEASURED = ("auroc", "tpr", "fpr", "flagged")
+MEASURED = ("auroc", "auroc_within", "tpr", "fpr", "flagged")
 """What a claim may name of an auditor."""
 STAND_IN = 10
 """Every so many rows stand for the flagged ones where it is checked, before anything runs, whether stages fit the data."""

@@ -1,8 +1,9 @@
 """Conducts a recipe's audit: the auditors score the training rows, their flags are kept, and the first one's split the data.
 
 Each auditor has a folder `audits/<name>[-seedS]` with `flags.csv`: id, score, flagged, label, and whether the row is known to
-be bad, where the data knows it. The file can be given to another run as `data: {use: labelled, by: ids, file: FILE}`. An
-auditor whose `DONE` matches is not asked again. What the data knows is for measuring: no auditor gets to see it.
+be bad, where the data knows it. The table can be given to another run as `data: {use: labelled, by: ids, file: FILE}`. What the
+auditor left to look at, such as a mask, lies there as `NAME.npy`, and small in `pictures.json`. An auditor whose `DONE` matches
+is not asked again. What the data knows is for measuring: no auditor gets to see it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from amends.audit.rows import blind
 from amends.core import fingerprint
@@ -20,11 +24,13 @@ from amends.core.types import Sample, Scores
 from amends.data.bundle import Bundle
 from amends.metrics.evaluation import name_of
 from amends.metrics.flags import flag_measurements
-from amends.runs.record import Meter, read_json, write_json, write_text
+from amends.runs.record import Meter, read_json, write_bytes, write_json, write_text
 from amends.runs.stages import StageRun, start_over
 from amends.runs.thumbnails import thumbnail
 
 FLAGS = "flags.csv"
+PICTURE = 32
+"""Most pixels a side of an auditor's own picture in the report."""
 SHOWN = 12
 """How many of the most suspicious rows the report shows."""
 COLUMNS = ("id", "score", "flagged", "label", "bad")
@@ -49,6 +55,7 @@ def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run
     if run.record.writes:
         write_text(run.folder / FLAGS, as_csv(found, data[auditor.role], data.classes))
         write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes))
+        keep_pictures(found, run.folder)
         write_json(run.folder / "DONE", {"key": key, "seconds": meter.seconds, "note": found.note})
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # of a model that the auditor trained
     run.say(f"flagged {len(found.flagged)} of {len(found.score)} rows" + (f"; {found.note}" if found.note else ""))
@@ -86,7 +93,8 @@ def told(auditor: Any, found: Scores, data: Bundle, **about: Any) -> tuple[dict[
         "classes": _per_class(rows, found, bad, data), "note": found.note,
     }  # fmt: skip
     own = {key: about[key] for key in ("model", "seed", "decides")}
-    return line, [{"auditor": auditor.name, **own, **m.as_dict()} for m in flag_measurements(found, bad)]
+    measured = flag_measurements(found, bad, {row.id: row.data.get("label") for row in rows})
+    return line, [{"auditor": auditor.name, **own, **m.as_dict()} for m in measured]
 
 
 def _per_class(rows: tuple[Sample, ...], found: Scores, bad: Mapping[str, bool], data: Bundle) -> list[dict[str, Any]]:
@@ -117,6 +125,26 @@ def suspects(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) 
         }
         for name in order
     ]  # fmt: skip
+
+
+def keep_pictures(found: Scores, folder: Path) -> None:
+    """Each picture's numbers as `NAME.npy`, and all of them, small and with their captions, in `pictures.json`."""
+    for name, picture in found.pictures.items():
+        out = io.BytesIO()
+        np.save(out, np.asarray(picture.values), allow_pickle=False)
+        write_bytes(folder / f"{name}.npy", out.getvalue())
+    small = [
+        {"name": name, "caption": picture.caption, "picture": thumbnail(_colours(picture.values), PICTURE)}
+        for name, picture in found.pictures.items()
+    ]
+    if small:
+        write_json(folder / "pictures.json", small)
+
+
+def _colours(values: Any) -> np.ndarray:
+    """[C, H, W], of a [H, W] as well."""
+    array = np.asarray(values)
+    return array[None] if array.ndim == 2 else array
 
 
 def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> str:
