@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from amends.cli import bench, compare, doctor, ledger, listing, run, sweep, unlearn
+from amends.cli import audit, bench, compare, doctor, ledger, listing, run, sweep, unlearn
 from amends.core.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 app.command("unlearn")(unlearn.unlearn)
+app.command("audit")(audit.audit)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)

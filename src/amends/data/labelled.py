@@ -218,7 +218,7 @@ def _tests(
             "and stand in `test_forget`"
         )
     remaining = tuple(row for row in test if row.data["label"] not in lost)
-    if not remaining:
+    if test and not remaining:
         raise UserError("data: no test rows are left beside those of the forgotten classes: name fewer")
     roles = {"test": remaining, "triggered": source.roles.get("triggered", ())}
     if touched is None:

@@ -1,7 +1,8 @@
 """Labelled images in one `.npz` file of NumPy: train and test images with their labels, and the names of the classes.
 
 The arrays are called `train_images`, `train_labels`, `test_images`, `test_labels` and, if there, `classes`; Keras's
-`x_train`, `y_train`, `x_test`, `y_test` are understood as well. Arrays of Python objects are refused: reading them would
+`x_train`, `y_train`, `x_test`, `y_test` are understood as well. A file without test rows has the first two, or `images` and
+`labels`. Arrays of Python objects are refused: reading them would
 run code from the file.
 """
 
@@ -20,6 +21,8 @@ from amends.data.arrays import bundle_of, rows_of_arrays
 from amends.data.bundle import Bundle
 
 LAYOUTS = (("train_images", "train_labels", "test_images", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
+ALONE = (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"))
+"""The arrays of a file that has no test rows."""
 
 
 @spec
@@ -36,11 +39,14 @@ class Npz:
         path = Path(self.file).expanduser()
         arrays = read_npz(path)
         layout = next((names for names in LAYOUTS if set(names) <= set(arrays)), None)
+        layout = layout or next((names for names in ALONE if set(arrays) - {"classes"} == set(names)), None)
         if layout is None:
             raise UserError(f"{path}: holds {', '.join(sorted(arrays)) or 'no arrays'}, and {', '.join(LAYOUTS[0])} are needed")
-        images, labels, test_images, test_labels = (arrays[name] for name in layout)
-        train = rows_of_arrays(images, labels, "train", f"{path} ({layout[0]})")
-        test = rows_of_arrays(test_images, test_labels, "test", f"{path} ({layout[2]})")
+        parts = [
+            rows_of_arrays(arrays[images], arrays[labels], split, f"{path} ({images})")
+            for split, images, labels in zip(("train", "test"), layout[::2], layout[1::2], strict=False)
+        ]
+        train, test = (*parts, ())[:2]
         return bundle_of(train, test, self.classes or tuple(map(str, arrays.get("classes", ()))))
 
 

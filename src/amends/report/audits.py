@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from amends.data.bundle import asked_to_go
 from amends.report import words
 from amends.report.load import Row, RunData, number, rows
 from amends.report.svg import el, svg
@@ -15,6 +16,14 @@ from amends.report.table import Cell, aggregate
 
 COLUMNS = {"auroc": "AUROC", "auroc_within": "AUROC in class", "tpr": "TPR", "fpr": "FPR", "flagged": "flagged"}
 """Measurement -> the header of its column."""
+CLASSES_TOLD = 5
+"""How many classes a line in the terminal names."""
+SUSPECTS_TOLD = 5
+"""How many rows it names."""
+_NEXT = {
+    True: "These are what every later stage forgets, or is retrained without.",
+    False: "Nothing was forgotten: look at the rows, and decide.",
+}
 _PIXEL = 8
 _LINE = re.compile(r"(?:[0-9a-f]{6}){1,64}")
 
@@ -72,21 +81,47 @@ def audit(run: RunData) -> Audit | None:
     first = next((line for line in lines if line.get("decides")), lines[0])
     notes = {str(line["auditor"]): str(line.get("note") or "") for line in reversed(lines)}
     auditors = tuple(_auditor(run, name, name == first["auditor"], note) for name, note in reversed(notes.items()))
+    lead = f"{sentence(first)} {_NEXT[any(map(asked_to_go, run.roles))]}"
     return Audit(
-        sentence(first), auditors, number(first.get("bad")) is not None, tuple(map(_class, rows(first.get("classes")))),
+        lead, auditors, number(first.get("bad")) is not None, tuple(map(_class, rows(first.get("classes")))),
         tuple(map(_suspect, run.suspects)), tuple(_shown(run)),
     )  # fmt: skip
 
 
 def sentence(line: Row) -> str:
-    """`activation_clustering looked at 1348 rows with the model original and flagged 74 (first seed). ...`"""
+    """`activation_clustering looked at 1348 rows with the model original and flagged 74 (first seed).`"""
     bad = number(line.get("bad"))
     planted = "" if bad is None else f", {bad:.0f} of which are known to be bad"
     looked, flagged = (number(line.get(key)) or 0 for key in ("rows", "flagged"))
     return (
         f"{line['auditor']} looked at {looked:.0f} rows{planted}, with the model {line.get('model', '?')}, and flagged "
-        f"{flagged:.0f} (first seed). These are what every later stage forgets, or is retrained without."
+        f"{flagged:.0f} (first seed)."
     )
+
+
+def in_words(run: RunData) -> list[str]:
+    """Each auditor's flags of the first seed in a line for the terminal: how many, of which classes, the highest scores."""
+    lines = [line for line in rows(run.manifest.get("audits")) if isinstance(line.get("auditor"), str)]
+    first = [line for line in lines if line.get("seed") == lines[0].get("seed")]
+    return [said for line in first for said in _told(run, line)]
+
+
+def _told(run: RunData, line: Row) -> list[str]:
+    total, flagged = (number(line.get(key)) or 0 for key in ("rows", "flagged"))
+    each = [(str(row.get("class", "?")), number(row.get("flagged")) or 0) for row in rows(line.get("classes"))]
+    most = sorted((pair for pair in each if pair[1]), key=lambda pair: -pair[1])
+    classes = ", ".join(f"{n:.0f} of '{name}'" for name, n in most[:CLASSES_TOLD])
+    more = f" and {sum(n for _, n in most[CLASSES_TOLD:]):.0f} of others" if len(most) > CLASSES_TOLD else ""
+    share = words.share(flagged / total) if total else words.NONE
+    own = [f for f in run.flags if f.get("auditor") == line["auditor"] and f.get("seed") == line.get("seed")]
+    known = [
+        f"{COLUMNS[f['name']]} {words.number(number(f.get('value')))}" for f in own if f.get("name") in ("auroc", "tpr", "fpr")
+    ]
+    said = f"{line['auditor']} flagged {flagged:,.0f} of {total:,.0f} rows ({share}){': ' if most else ''}{classes}{more}"
+    said += f"; {', '.join(known)}" if known else ""
+    note = [f"  {line['note']}"] if line.get("note") else []
+    top = ", ".join(str(row.get("id", "?")) for row in run.suspects[:SUSPECTS_TOLD])
+    return [said, *note, *([f"  highest scores: {top}"] if line.get("decides") and top else [])]
 
 
 def _auditor(run: RunData, name: str, decides: bool, note: str) -> Auditor:

@@ -90,8 +90,9 @@ class RunData:
 
     @property
     def forgets(self) -> bool:
-        """Whether anything was to be forgotten; a study of how models learn has no such rows."""
-        return not self.roles or any(asked_to_go(role) or role == "triggered" for role in self.roles)
+        """Whether anything was to be forgotten; a study of how models learn and an audit alone have no such rows."""
+        planted = "triggered" in self.roles and not rows(self.manifest.get("audits"))
+        return not self.roles or planted or any(asked_to_go(role) for role in self.roles)
 
     @property
     def roles(self) -> dict[str, int]:

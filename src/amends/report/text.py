@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amends.report import words
+from amends.report.audits import in_words
 from amends.report.load import load
 from amends.report.scorecard import weakest
 from amends.report.table import Cell, Table
@@ -25,7 +26,10 @@ def summary(folder: Path, width: int = 100) -> str:
     run = load(Path(folder))
     table = Table(run)
     said = verdict(run, table)
-    parts = [textwrap.fill(line, width) for line in (said.trouble, said.sentence, *said.others) if line]
+    told = in_words(run)
+    sentence = said.sentence if run.forgets or not told else ""  # the auditors' own lines say more
+    parts = [textwrap.fill(line, width) for line in (said.trouble, sentence, *said.others) if line]
+    parts += [line if line.startswith(" ") else textwrap.fill(line, width) for line in told]
     parts += [textwrap.fill(f"weakest of {name}: {said}", width) for name, said in weakest(table).items()]
     blocks = _blocks(table, width)
     if blocks:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from amends.data.scope import HARD
 from amends.report import words
+from amends.report.audits import audit
 from amends.report.evidence import LITTLE, joined, left, upwards
 from amends.report.load import RunData
 from amends.report.table import Cell, Table, role
@@ -84,7 +85,7 @@ def verdict(run: RunData, table: Table) -> Verdict:
     sentences = {m: method_sentence(table, m) for m in table.methods}
     trouble = _trouble(run)
     if not run.forgets:
-        return Verdict(_studied(run), (), trouble)
+        return Verdict(_audited(run) or _studied(run), (), trouble)
     if not sentences:
         return Verdict("No method left a number, so nothing can be said about forgetting.", (), trouble)
     best = _best(table)
@@ -170,6 +171,12 @@ def _trouble(run: RunData) -> str:
     state = _STATES.get(run.status, f"The run ended as {run.status!r}")
     error = run.manifest.get("error")
     return f"{state}{f': {error}' if error else ''}. Whatever it wrote before is shown below."
+
+
+def _audited(run: RunData) -> str:
+    """The head of a run that only looks for rows that should not have been there; empty for every other run."""
+    found = audit(run)
+    return "" if found is None else found.sentence
 
 
 def _studied(run: RunData) -> str:

@@ -1,10 +1,12 @@
 """What a recipe's key `audit` says: which auditor's flags become the forget set, on which stage's model, and who looks on.
 
-    audit: {use: activation_clustering, size: 0.3, model: original, beside: [{use: random_scores}]}
+    audit: {use: activation_clustering, size: 0.3, model: original, beside: [{use: random_scores}], show: 12}
 
 `use` and the auditor's own settings stand together as in a stage. Stages up to `model` are made of all training rows; then
 the auditors score them; from there on flagged rows are `forget` and the others `retain`, for stages and measurements alike.
-Only the first auditor decides. Those `beside` it are measured and decide nothing.
+Only the first auditor decides. Those `beside` it are measured and decide nothing. The report shows `show` rows.
+
+Where the data is no `labelled` one, nothing is forgotten: the run says which rows are suspicious, and ends there.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ SUBJECT = "audit"
 """What claims call the audit: `audit.spectral_signatures.auroc`."""
 MEASURED = ("auroc", "auroc_within", "tpr", "fpr", "flagged")
 """What a claim may name of an auditor."""
+SHOWN = 12
+"""How many of the most suspicious rows the report shows, where nothing is said."""
 STAND_IN = 10
 """Every so many rows stand for the flagged ones where it is checked, before anything runs, whether stages fit the data."""
 
@@ -33,6 +37,8 @@ class AuditEntry:
     model: str
     before: frozenset[str]
     """The stages that are made of all rows: those up to `model`."""
+    show: int = SHOWN
+    """How many of the most suspicious rows the report shows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,7 +59,9 @@ def build_audit(tree: Any, stages: Sequence[str]) -> AuditEntry:
     if not isinstance(tree, Mapping) or "use" not in tree:
         raise UserError(f"audit: expected a mapping with `use:`, got {tree!r}")
     rest = dict(tree)
-    model, beside = rest.pop("model", "original"), rest.pop("beside", ())
+    model, beside, show = rest.pop("model", "original"), rest.pop("beside", ()), rest.pop("show", SHOWN)
+    if isinstance(show, bool) or not isinstance(show, int) or show < 0:
+        raise UserError(f"audit.show: expected how many rows the report shows, got {show!r}")
     if model not in stages:
         raise UserError(f"audit.model: no stage is called {model!r}{nearest(str(model), stages)}")
     if SUBJECT in stages:
@@ -68,12 +76,14 @@ def build_audit(tree: Any, stages: Sequence[str]) -> AuditEntry:
         raise UserError(f"audit.beside: {twice} stands twice; results are kept by this name")
     if first.role != "train":
         raise UserError(f"audit.role: flags of {first.name} decide what is forgotten of the rows of 'train': leave it out")
-    return AuditEntry((first, *others), model, frozenset(stages[: list(stages).index(model) + 1]))
+    return AuditEntry((first, *others), model, frozenset(stages[: list(stages).index(model) + 1]), show)
 
 
 def check_source(source: Any, audit: AuditEntry | None) -> None:
     """Raises UserError where data and audit do not belong together."""
     waits = getattr(source, "by", None) == "audit"
+    if audit is not None and not splits(source):
+        return
     if audit is None and waits:
         raise UserError("data.by: waits for an auditor, and the recipe has no key `audit`: add it, for instance "
                         "`audit: {use: activation_clustering}`")  # fmt: skip
@@ -81,6 +91,11 @@ def check_source(source: Any, audit: AuditEntry | None) -> None:
         raise UserError("audit: its flags say what is forgotten, so the data must leave that open: `use: labelled, by: audit`")
 
 
+def splits(source: Any) -> bool:
+    """Whether flags can be turned into what is forgotten; rows of a bare source stay as they are, and are only audited."""
+    return hasattr(source, "flagged")
+
+
 def stand_in(source: Any, data: Bundle, seed: int) -> Bundle:
     """The bundle as it may look after the audit, for checks before anything runs."""
-    return source.flagged(seed, [row.id for row in data["train"][::STAND_IN]])
+    return data if not splits(source) else source.flagged(seed, [row.id for row in data["train"][::STAND_IN]])

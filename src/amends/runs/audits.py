@@ -1,9 +1,11 @@
 """Conducts a recipe's audit: the auditors score the training rows, their flags are kept, and the first one's split the data.
 
 Each auditor has a folder `audits/<name>[-seedS]` with `flags.csv`: id, score, flagged, label, and whether the row is known to
-be bad, where the data knows it. The table can be given to another run as `data: {use: labelled, by: ids, file: FILE}`. What the
-auditor left to look at, such as a mask, lies there as `NAME.npy`, and small in `pictures.json`. An auditor whose `DONE` matches
-is not asked again. What the data knows is for measuring: no auditor gets to see it.
+be bad, where the data knows it, in the order of the rows. The table can be given to another run as
+`data: {use: labelled, by: ids, file: FILE}`; `runs/flag_tables.py` ranks it. What the auditor left to look at, such as a mask,
+lies there as `NAME.npy`, and small in `pictures.json`. An auditor whose `DONE` matches is not asked again. It is given the
+training rows, those of its role and those it is to take for clean, so that test rows which come later change nothing; what the
+data knows of the rows is for measuring, and no auditor gets to see it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from amends.core.types import Sample, Scores
 from amends.data.bundle import Bundle
 from amends.metrics.evaluation import name_of
 from amends.metrics.flags import flag_measurements
+from amends.runs.audit_entry import SHOWN, splits
 from amends.runs.record import Meter, read_json, write_bytes, write_json, write_text
 from amends.runs.stages import StageRun, start_over
 from amends.runs.thumbnails import thumbnail
@@ -31,30 +34,36 @@ from amends.runs.thumbnails import thumbnail
 FLAGS = "flags.csv"
 PICTURE = 32
 """Most pixels a side of an auditor's own picture in the report."""
-SHOWN = 12
-"""How many of the most suspicious rows the report shows."""
 COLUMNS = ("id", "score", "flagged", "label", "bad")
 
 
-def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run: StageRun) -> tuple[Scores, dict[str, Any]]:
+def conduct(
+    auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run: StageRun, show: int = SHOWN
+) -> tuple[Scores, dict[str, Any]]:
     """The auditor's scores and how they came about: made now, or read from the folder where they lie finished.
 
     Args:
         load: brings the model into memory; not called for scores that lie there.
-        start: the fingerprint of the model, of the rows and of the code.
+        start: the fingerprint of the model and of the code; that of the rows which the auditor is given joins it here.
+        show: how many of the highest scores the report shows.
     """
     assert run.folder is not None
-    key = fingerprint.of(start, auditor, fingerprint.contents(auditor), run.seed)
+    roles = dict.fromkeys(("train", auditor.role, getattr(auditor, "clean", None) or "train"))
+    given = blind(Bundle({role: data[role] for role in roles}, classes=data.classes))
+    key = fingerprint.of(start, given.fingerprint(), auditor, fingerprint.contents(auditor), run.seed)
     if run.record.writes:
         start_over(run.folder, key)
     done = read_json(run.folder / "DONE") if (run.folder / "DONE").is_file() else {}
     if done.get("key") == key:
-        return read_flags(run.folder / FLAGS, done["note"]), {"seconds": done["seconds"], "cached": True}
+        found = read_flags(run.folder / FLAGS, done["note"])
+        if run.record.writes:  # another number of rows may be asked for
+            write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes, show))
+        return found, {"seconds": done["seconds"], "cached": True}
     meter = Meter()
-    found = auditor.scores(load(), blind(data), run)
+    found = auditor.scores(load(), given, run)
     if run.record.writes:
         write_text(run.folder / FLAGS, as_csv(found, data[auditor.role], data.classes))
-        write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes))
+        write_json(run.folder / "shown.json", suspects(found, data[auditor.role], data.classes, show))
         keep_pictures(found, run.folder)
         write_json(run.folder / "DONE", {"key": key, "seconds": meter.seconds, "note": found.note})
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # of a model that the auditor trained
@@ -65,8 +74,11 @@ def conduct(auditor: Any, load: Callable[[], Any], data: Bundle, start: str, run
 def split(recipe: Any, data: Bundle, found: Scores) -> Bundle:
     """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged.
 
-    Raises UserError where the stages, metrics and attacks that follow cannot work with that.
+    A source that is not split by flags stays as it is. Raises UserError where the stages, metrics and attacks that follow
+    cannot work with that.
     """
+    if not splits(recipe.data):
+        return data
     flagged = [row.id for row in data["train"] if row.id in found.flagged]
     try:
         later = recipe.data.flagged(recipe.seeds[0], flagged) if flagged else data.with_role("retain", data["train"])
@@ -104,23 +116,24 @@ def _per_class(rows: tuple[Sample, ...], found: Scores, bad: Mapping[str, bool],
     flagged = Counter(labels[row] for row in found.flagged)
     planted = Counter(labels[row] for row, is_bad in bad.items() if is_bad)
     return [
-        {"class": _name(label, data.classes), "rows": n, "flagged": flagged[label], "bad": planted[label] if bad else None}
+        {"class": label_name(label, data.classes), "rows": n, "flagged": flagged[label], "bad": planted[label] if bad else None}
         for label, n in sorted(every.items(), key=lambda item: str(item[0]).zfill(6))
     ]
 
 
-def _name(label: Any, classes: tuple[str, ...]) -> str:
+def label_name(label: Any, classes: tuple[str, ...]) -> str:
+    """A label in words; `all` for rows without one."""
     return name_of(label, classes) if isinstance(label, int) else "all"
 
 
-def suspects(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def suspects(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...], show: int = SHOWN) -> list[dict[str, Any]]:
     """The highest scores, with a small picture where the row is an image: what the report shows."""
     bad, by_id = known_bad(rows), {row.id: row for row in rows}
-    order = sorted(found.score, key=lambda row: (-found.score[row], row))[:SHOWN]
+    order = ranked(found)[:show]
     return [
         {
             "id": name, "score": found.score[name], "flagged": name in found.flagged, "bad": bad.get(name),
-            "label": _name(by_id[name].data.get("label"), classes),
+            "label": label_name(by_id[name].data.get("label"), classes),
             "picture": thumbnail(by_id[name].data["image"]) if "image" in by_id[name].data else None,
         }
         for name in order
@@ -147,6 +160,11 @@ def _colours(values: Any) -> np.ndarray:
     return array[None] if array.ndim == 2 else array
 
 
+def ranked(found: Scores) -> list[str]:
+    """The ids, the highest score first; equal ones in their own order."""
+    return sorted(found.score, key=lambda row: (-found.score[row], row))
+
+
 def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> str:
     """The table as text, in the rows' order; a score is written so that reading gives the same number."""
     bad = known_bad(rows)
@@ -155,7 +173,8 @@ def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) ->
     writer.writerow(COLUMNS)
     for row in rows:
         flagged, truth = str(row.id in found.flagged).lower(), str(bad[row.id]).lower() if bad else ""
-        writer.writerow([row.id, repr(float(found.score[row.id])), flagged, _name(row.data.get("label"), classes), truth])
+        label = label_name(row.data.get("label"), classes)
+        writer.writerow([row.id, repr(float(found.score[row.id])), flagged, label, truth])
     return out.getvalue()
 
 

@@ -76,12 +76,12 @@ def packaged_methods(kind: str | None = "language") -> dict[str, Method]:
     return found
 
 
-def find_method(name: str, kind: str = "language") -> Method:
+def find_method(name: str, kind: str = "language", at: str = "--method") -> Method:
     """The preset, or a UserError with the nearest name; or with the kinds of model that it is for instead."""
     known = packaged_methods(kind)
     if name not in known:
         other = packaged_methods(None).get(name)
         if other is not None:
-            raise UserError(f"--method {name}: it is for {' and '.join(other.kinds)} models, and this is a {kind} model")
-        raise UserError(f"--method {name}: no such method{nearest(name, known)}")
+            raise UserError(f"{at} {name}: it is for {' and '.join(other.kinds)} models, and this is a {kind} model")
+        raise UserError(f"{at} {name}: no such method{nearest(name, known)}")
     return known[name]

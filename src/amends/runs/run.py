@@ -26,7 +26,7 @@ from amends.engine.guards import every_kth
 from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
-from amends.runs import audits, console, track
+from amends.runs import audits, console, flag_tables, track
 from amends.runs.claims import UNSEEN, quantity
 from amends.runs.describe import describe_method, shown
 from amends.runs.ending import terminable
@@ -98,6 +98,7 @@ class _Run:
     recovered: list[dict[str, Any]] = field(default_factory=list)
     flags: list[dict[str, Any]] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
+    scored: list[flag_tables.Audited] = field(default_factory=list)
     waiting: list[tuple[StageEntry, StageRun]] | None = None
     """Stages made before the audit, to be read once it has split the data; None when there is nothing to wait for."""
     answers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -169,21 +170,29 @@ class _Run:
         """Every auditor's scores and flags; the first one's say what is forgotten from here on, in readings as in stages."""
         recipe, whole, effective = self.resolved.recipe, self.data, self._effective(stage, seed)
         assert recipe.audit is not None
-        start = fingerprint.of(self.keys[stage.name], self.data_print, _code())
+        weights = next(s["weights"] for s in self.stages if s["name"] == stage.name and s["seed"] == effective)
+        start = fingerprint.of(recipe.subject, recipe.subject.content(), weights, _code())
         decided: Scores | None = None
         for i, auditor in enumerate(recipe.audit.auditors):
             folder = self.record.path / "audits" / f"{auditor.name}{self._mark(stage, seed)}"
             run = StageRun(f"audit by {auditor.name}", effective, folder, self.record, self.mirrors)
-            found, how = audits.conduct(auditor, lambda: self._load(stage.name, seed), whole, start, run)
+            found, how = audits.conduct(
+                auditor, lambda: self._load(stage.name, seed), whole, start, run, recipe.audit.show
+            )  # fmt: skip
             if not (stage.once and seed != recipe.seeds[0]):
                 line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
                 self.flags, self.audited = self.flags + rows, [*self.audited, line]
+                own = whole[auditor.role], whole.classes
+                self.scored.append(flag_tables.Audited(auditor.name, effective, i == 0, found, *own))
             decided = found if i == 0 else decided
         self.record.update(audits=self.audited)
+        lacking = flag_tables.write_tables(self.scored, self.record)
+        if lacking:
+            self._say(lacking)
         assert decided is not None
         self.data = audits.split(recipe, whole, decided)
         self.data_print = self.data.fingerprint()
-        if seed == recipe.seeds[0]:
+        if seed == recipe.seeds[0] and self.data is not whole:
             self.record.update(data={**self.record.manifest["data"], **self._sizes()})
         for made, run in self.waiting or ():
             assert run.folder is not None

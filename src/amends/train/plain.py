@@ -21,6 +21,7 @@ from amends.engine.check import check_edits, hollow
 from amends.engine.fit import Outcome, fit
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel
+from amends.subjects.fresh import redraw
 from amends.terms.nll import NLL
 
 
@@ -34,6 +35,8 @@ class Train:
     """The roles whose rows are learned; leaving `forget` out makes the retrained model."""
     leave_out: Role | None = None
     """A role of `on` whose rows keep their place in the order and are missing from their batches."""
+    fresh: bool = False
+    """Draw the weights anew first: retraining for a subject that comes with trained ones."""
     loss: Annotated[Any, Part("terms"), SkipValidation] = Weighted(term=NLL())
     """The term that is learned, on the roles of `on` whatever its own role: cross-entropy, or such as `margin_hinge`."""
     steps: Count
@@ -55,6 +58,8 @@ class Train:
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
         """Trains the subject in place."""
+        if self.fresh:
+            redraw(subject.module, run.seed, "fresh")
         return fit(
             subject, self.objective_on(data), data.with_role("train", data.together(self.on)), steps=self.steps,
             optim=self.optim, batch=self.batch, micro=self.micro, edits=self.edits,

@@ -1,0 +1,515 @@
+"""`amends audit`: a folder of images and the classifier trained on it go in; ranked flags, a page and a next step come out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amends.cli.app import main
+from amends.core import catalog
+from amends.core.rng import stream_seed
+from amends.core.spec import build_use
+from amends.core.types import Sample, Scores
+from amends.data.bundle import Bundle
+from amends.runs.audit_request import AuditRequest
+from amends.runs.flag_tables import Audited, as_parquet, write_tables
+from amends.runs.recipe import build_recipe
+from amends.runs.record import Folder
+from amends.subjects.tiny import TinyLM
+
+CLASSES = ("cat", "dog", "ship")
+EACH = 12
+
+
+def command(*words: object) -> int:
+    """The exit code of a command, through the console script's own function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["amends", *map(str, words)])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+    return 0
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def picture(label: int, name: str, side: int = 8) -> np.ndarray:
+    """Grey noise with a stripe whose place and colour are the class's."""
+    draws = np.random.default_rng(stream_seed(0, "audit pictures", label, name))
+    pixels = draws.integers(40, 90, (side, side, 3), dtype=np.uint8)
+    pixels[2 * label : 2 * label + 2, :, label] = 160
+    return pixels
+
+
+def write(root: Path, each: int = EACH, names: tuple[str, ...] = CLASSES, side: int = 8) -> Path:
+    """Made pictures in a folder for each class; the last of `cat` is a ship: the row that should be found."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            label = 2 if (name, i) == ("cat", EACH - 1) else CLASSES.index(name)
+            Image.fromarray(picture(label, f"{root.name}{name}{i}", side)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of pictures, and the classifier that was trained on them, in the folder of its run."""
+
+    home: Path
+    data: Path
+    test: Path
+    triggered: Path
+    model: Path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    home = tmp_path_factory.mktemp("audit")
+    data, test = write(home / "pictures"), write(home / "test", each=4)
+    triggered = home / "triggered"
+    (triggered / "dog").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(picture(0, f"triggered{i}")).save(triggered / "dog" / f"{i}.png")
+    tree = {
+        "name": "made", "data": {"use": "image_folder", "folder": str(data), "test": 0},
+        "subject": {"use": "image_classifier", "width": 4},
+        "stages": {"original": {"use": "train", "on": ["train"], "steps": 40, "batch": 12,
+                                "optim": {"use": "sgd", "lr": 0.05, "momentum": 0.9}}},
+        "reading": {"show": []}, "measure": [{"use": "accuracy", "role": "train"}],
+    }  # fmt: skip
+    (home / "recipe.yaml").write_text(json.dumps(tree))
+    assert command("run", home / "recipe.yaml", "--out", home / "run", "--no-report") == 0
+    return World(home, data, test, triggered, home / "run" / "stages" / "01-original" / "model")
+
+
+@pytest.fixture(scope="module")
+def vit(world: World) -> Path:
+    """A tiny ViT of random weights as transformers' own folder, whose classes stand in another order than the alphabet's."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    names = dict(enumerate(("ship", "cat", "dog")))
+    shape = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**shape, intermediate_size=16, id2label=names, label2id={v: k for k, v in names.items()})
+    folder = world.home / "vit"
+    ViTForImageClassification(config).save_pretrained(folder)
+    normal = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**normal, "size": {"height": 8, "width": 8}}))
+    return folder
+
+
+# ---------------------------------------------------------------------- what comes out
+
+
+@pytest.fixture(scope="module")
+def audited(world: World) -> Path:
+    """A run that only audits, by three auditors."""
+    by = "activation_clustering,spectral_signatures,spc"
+    out = world.home / "audited"
+    assert command("audit", world.data, "--model", world.model, "--by", by, "--rate", 0.05, "--out", out, "--show", 5) == 0
+    return out
+
+
+def test_flags_are_ranked_and_name_files(audited: Path) -> None:
+    rows = lines(audited / "flags.csv")
+    assert list(rows[0]) == ["rank", "id", "score", "flagged", "label", "bad", "row"]
+    assert [int(row["rank"]) for row in rows] == list(range(1, 3 * EACH + 1))
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    own = lines(audited / "audits" / "activation_clustering" / "flags.csv")
+    assert [own[int(row["row"])]["id"] for row in rows] == [row["id"] for row in rows], "`row` is the place in the data"
+    assert {row["id"]: row["score"] for row in own} == {row["id"]: row["score"] for row in rows}
+    assert {row["label"] for row in rows if row["id"].startswith("cat/")} == {"cat"}
+
+
+def test_every_auditors_scores_are_one_tidy_table(audited: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(audited / "flags.parquet").to_pylist()
+    assert len(table) == 3 * 3 * EACH and {(r["auditor"], r["decides"]) for r in table} == {
+        ("activation_clustering", True), ("spectral_signatures", False), ("spc", False),
+    }  # fmt: skip
+    for name in ("activation_clustering", "spc"):
+        own = {r["id"]: float(r["score"]) for r in lines(audited / "audits" / name / "flags.csv")}
+        assert {r["id"]: r["score"] for r in table if r["auditor"] == name} == own
+    assert {r["bad"] for r in table} == {None}
+
+
+def test_nothing_is_forgotten_by_an_audit_alone(audited: Path) -> None:
+    manifest = read(audited / "manifest.json")
+    assert manifest["data"]["roles"] == {"train": 3 * EACH, "test": 0}
+    assert [s["name"] for s in manifest["stages"]] == ["original"] and manifest["stages"][0]["steps"] == 0
+    page = (audited / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was forgotten: look at the rows, and decide." in page and "Scorecard" not in page
+    shown = read(audited / "audits" / "activation_clustering" / "shown.json")
+    assert len(shown) == 5 and all(row["id"] in page and row["picture"] for row in shown)
+
+
+def test_the_terminal_says_how_many_of_which_class_and_what_to_do_next(world: World, capfd: Any, tmp_path: Path) -> None:
+    assert command("audit", world.data, "--model", world.model, "--by", "random_scores", "--rate", 0.25, "--out", tmp_path) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "random_scores flagged 9 of 36 rows (25 %): " in told and "highest scores: " in told
+    assert (
+        f"next: amends audit {world.data} --model {world.model} --by random_scores --rate 0.25 --out {tmp_path} --then" in told
+    )
+
+
+def test_the_default_auditor_is_the_best_of_those_that_there_are(world: World, vit: Path) -> None:
+    known = {entry.name for entry in catalog.list_kind("auditors")}
+    tree = AuditRequest(data=world.data, model=str(world.model)).tree()
+    assert tree["audit"]["use"] == ("mspc" if "mspc" in known else "spc") and tree["audit"]["beside"] == []
+
+
+def audit_tree(**audit: Any) -> dict[str, Any]:
+    """An audit of a source that is not split, as a recipe may have it."""
+    of = {"use": "poison", "of": {"use": "digits"}, "rate": 0.05, "size": 2, "margin": 0}
+    stage = {"use": "train", "on": ["train"], "steps": 2}
+    return {
+        "name": "bare", "data": of, "subject": {"use": "image_classifier", "width": 2}, "stages": {"original": stage},
+        "audit": {"use": "spc", **audit}, "reading": {"show": []}, "measure": [{"use": "asr"}],
+    }  # fmt: skip
+
+
+def test_then_takes_the_scores_that_lie_there_and_measures_before_and_after(
+    world: World, audited: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "on"
+    shutil.copytree(audited, out)
+    by = "spectral_signatures"
+    words = ["audit", world.data, "--model", world.model, "--by", by, "--rate", 0.05, "--out", out]
+    more = ["--then", "retrain,l1-sparse", "--steps", 3, "--test", world.test, "--triggered", world.triggered]
+    assert command(*words, *more) == 0
+    manifest, results = read(out / "manifest.json"), read(out / "results.json")["measurements"]
+    assert [(line["auditor"], line["cached"]) for line in manifest["audits"]] == [(by, True)], "test rows change no score"
+    assert manifest["data"]["roles"]["forget"] == manifest["audits"][0]["flagged"] > 0
+    assert manifest["data"]["roles"]["triggered"] == 3 and manifest["data"]["roles"]["test"] == 12
+    found = {(m["subject"], m["name"]) for m in results}
+    assert {(s, n) for s in ("original", "retrain", "l1-sparse") for n in ("ta.test", "asr.triggered", "ra.retain")} <= found
+    tree = read_yaml(out / "recipe.yaml")
+    assert tree["stages"]["retrain"] == {
+        "use": "train", "on": ["retain"], "steps": 3, "batch": 12, "optim": {"use": "sgd", "lr": 0.05, "momentum": 0.9}
+    }, "as the model's own run trained it"  # fmt: skip
+    assert len(list(out.glob("stages/*/model"))) == 3
+
+
+def read_yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+def test_seeds_repeat_what_comes_after_and_not_the_audit(world: World, tmp_path: Path, capfd: Any) -> None:
+    words = ["--by", "random_scores", "--then", "fine-tune", "--steps", 1, "--seeds", "0,1", "--out", tmp_path]
+    assert command("audit", world.data, "--model", world.model, *words) == 0
+    manifest = read(tmp_path / "manifest.json")
+    assert len(manifest["audits"]) == 1
+    assert [(s["name"], s["seed"]) for s in manifest["stages"]] == [("original", 0), ("fine-tune", 0), ("fine-tune", 1)]
+    told = capfd.readouterr().err
+    assert "test accuracy is left out" in told and "--triggered FOLDER" in told
+
+
+def test_labels_follow_the_models_order_of_classes(world: World, vit: Path, tmp_path: Path) -> None:
+    words = ["--model", vit, "--test", world.test, "--triggered", world.triggered, "--out", tmp_path, "--then", "retrain"]
+    assert command("audit", world.data, *words, "--by", "random_scores", "--steps", 1) == 0
+    recipe = build_recipe(read_yaml(tmp_path / "recipe.yaml"))
+    data = recipe.data.load(0)
+    assert data.classes == ("ship", "cat", "dog")
+    for role in ("train", "test"):
+        assert all(data.classes[r.data["label"]] == r.id.split("/")[-2] for r in data[role])
+    assert {r.data["label"] for r in data["triggered"]} == {2}
+    assert recipe.subject.net == "hf" and recipe.stages[1].maker.fresh, "a loaded model is retrained from new weights"
+    subject = recipe.subject.load(data, 0)
+    assert subject.module.mean.flatten().tolist() == [0.5] * 3
+
+
+def test_other_forms_of_data_are_read(world: World, vit: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = sorted(world.data.glob("*/*.png"))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    rows = {"image": [str(f) for f in files], "label": [CLASSES.index(f.parent.name) for f in files]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(str(tmp_path / "alone"))
+    datasets.DatasetDict({"train": made, "validation": made.select([0, 13, 26])}).save_to_disk(str(tmp_path / "both"))
+    (tmp_path / "parquet" / "data").mkdir(parents=True)
+    made.to_parquet(tmp_path / "parquet" / "data" / "train-00000-of-00001.parquet")
+    images = np.stack([np.asarray(Image.open(f)) for f in files])
+    np.savez(tmp_path / "rows.npz", images=images, labels=np.array(rows["label"]), classes=np.array(CLASSES))
+    (tmp_path / "split").mkdir()
+    shutil.copytree(world.data, tmp_path / "split" / "train")
+    shutil.copytree(world.test, tmp_path / "split" / "val")
+    tree = {"name": "x", "data": {"use": "labelled", "of": {"use": "npz", "file": str(tmp_path / "rows.npz")}}}
+    (tmp_path / "some.yaml").write_text(json.dumps(tree))
+    sizes = {"alone": 0, "both": 3, "parquet": 0, "rows.npz": 0, "split": 12}
+    for name, tests in sizes.items():
+        out = tmp_path / f"out-{name}"
+        words = ["--model", world.model, "--by", "random_scores", "--out", out]
+        assert command("audit", tmp_path / name, *words) == 0, name
+        manifest = read(out / "manifest.json")
+        assert manifest["data"]["roles"] == {"train": 3 * EACH, "test": tests}, name
+        measured = {m["name"]: m["value"] for m in read(out / "results.json")["measurements"]}
+        assert measured["accuracy.train"] > 0.9, "the labels and the pixels are those of training"
+        assert ("ta.test" in measured) == (tests > 0)
+
+
+def test_a_model_that_never_saw_the_rows_is_warned_of(world: World, vit: Path, tmp_path: Path, capfd: Any) -> None:
+    assert command("audit", world.data, "--model", vit, "--out", tmp_path, "--by", "spc") == 0
+    said = capfd.readouterr().err
+    assert "warning: the model tells the class of " in said and "are its inputs normalised as in training?" in said
+
+
+# ---------------------------------------------------------------------- a recipe that only audits
+
+
+def test_a_recipe_may_audit_and_forget_nothing(tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "bare.yaml").write_text(json.dumps(audit_tree(beside=[{"use": "random_scores"}], show=3)))
+    assert command("run", tmp_path / "bare.yaml", "--out", tmp_path / "run") == 0
+    results = read(tmp_path / "run" / "results.json")
+    assert {r["name"] for r in results["flags"] if r["auditor"] == "spc"} == {"auroc", "tpr", "fpr", "flagged"}
+    assert len(read(tmp_path / "run" / "audits" / "spc" / "shown.json")) == 3
+    assert "forget" not in read(tmp_path / "run" / "manifest.json")["data"]["roles"]
+    assert "AUROC" in capfd.readouterr().out
+    assert {row["bad"] for row in lines(tmp_path / "run" / "flags.csv")} == {"true", "false"}
+
+
+# ---------------------------------------------------------------------- what is said of mistakes
+
+
+def changed(world: World, folder: Path) -> Path:
+    """A copy of the pictures that a case may spoil."""
+    shutil.copytree(world.data, folder / "data")
+    return folder / "data"
+
+
+def spoilt(spoil: Callable[[Path], Any]) -> Callable[[World, Path, Path], list[object]]:
+    """The audit of such a copy."""
+
+    def words(world: World, vit: Path, folder: Path) -> list[object]:
+        data = changed(world, folder)
+        spoil(data)
+        return [data, "--model", world.model]
+
+    return words
+
+
+def given(*more: object) -> Callable[[World, Path, Path], list[object]]:
+    """The audit of the pictures with more words."""
+    return lambda world, vit, folder: [world.data, "--model", world.model, *more]
+
+
+def hf(**changes: Any) -> Callable[[World, Path, Path], list[object]]:
+    """The audit by the ViT, what its config says changed."""
+
+    def words(world: World, vit: Path, folder: Path) -> list[object]:
+        shutil.copytree(vit, folder / "vit")
+        config = read(folder / "vit" / "config.json") | changes
+        (folder / "vit" / "config.json").write_text(json.dumps(config))
+        return [world.data, "--model", folder / "vit"]
+
+    return words
+
+
+def bare_vit(world: World, vit: Path, folder: Path) -> list[object]:
+    words = hf()(world, vit, folder)
+    (folder / "vit" / "preprocessor_config.json").unlink()
+    return words
+
+
+def language(world: World, vit: Path, folder: Path) -> list[object]:
+    rows = tuple(Sample(f"r{i}", {"question": f"Where is {i}?", "answer": "Here."}) for i in range(8))
+    TinyLM(width=16, depth=1, heads=2, vocab=280).load(Bundle({"forget": rows}), 0).save(folder / "lm")
+    return [world.data, "--model", folder / "lm"]
+
+
+def own_language(world: World, vit: Path, folder: Path) -> list[object]:
+    shutil.copytree(world.model, folder / "model")
+    (folder / "model" / "recipe.yaml").write_text(json.dumps({"subject": {"use": "tiny_lm"}}))
+    return [world.data, "--model", folder / "model"]
+
+
+def alone(world: World, vit: Path, folder: Path) -> list[object]:
+    shutil.copytree(world.model, folder / "weights")
+    return [world.data, "--model", folder / "weights"]
+
+
+def no_label(world: World, vit: Path, folder: Path) -> list[object]:
+    datasets = pytest.importorskip("datasets")
+    files = [str(f) for f in sorted(world.data.glob("*/*.png"))]
+    datasets.Dataset.from_dict({"image": files}, features=datasets.Features({"image": datasets.Image()})).save_to_disk(
+        str(folder / "bare")
+    )
+    return [folder / "bare", "--model", world.model]
+
+
+def emptied(data: Path) -> None:
+    for file in (data / "ship").iterdir():
+        file.unlink()
+
+
+def flat(world: World, vit: Path, folder: Path) -> list[object]:
+    return [world.data / "cat", "--model", world.model]
+
+
+def nothing(world: World, vit: Path, folder: Path) -> list[object]:
+    (folder / "none").mkdir()
+    return [folder / "none", "--model", world.model]
+
+
+CASES: dict[str, tuple[Callable[[World, Path, Path], list[object]], str]] = {
+    "no such data": (
+        lambda world, vit, folder: [folder / "absent", "--model", world.model],
+        "absent: no such file or folder",
+    ),
+    "an empty folder": (nothing, "none: is an empty folder: put the images of each class into a sub-folder of its name"),
+    "no images": (
+        spoilt(lambda data: [f.rename(f.with_suffix(".txt")) for f in data.glob("*/*.png")]),
+        "data: holds no images (.png, .jpg",
+    ),
+    "images without labels": (flat, "cat: holds images (00.png) without labels and no sub-folders: put the images of each"),
+    "a data set without labels": (no_label, "bare: no column 'label' (known: image): set data.label"),
+    "an empty class": (spoilt(emptied), "data: no training row has the class 'ship': give it rows or take it out of the"),
+    "another kind of file": (
+        lambda world, vit, folder: [world.data / "cat" / "00.png", "--model", world.model],
+        "00.png: give a folder of images (a sub-folder for each class), a folder of a Hugging Face data set, an .npz file or",
+    ),
+    "sizes": (
+        spoilt(lambda data: Image.fromarray(picture(0, "wide", 9)).save(data / "dog" / "03.png")),
+        "data: its images have 2 sizes: cat/00.png has 8 x 8 pixels and dog/03.png 9 x 9: set data.size to scale them all to "
+        "one (amends audit: --size)",
+    ),
+    "no picture": (
+        spoilt(lambda data: (data / "cat" / "torn.png").write_bytes(b"no")),
+        "data: 1 image(s) could not be decoded (cat/torn.png): mend or remove them, or set skip_broken: true",
+    ),
+    "a class the model does not know": (
+        spoilt(lambda data: (data / "ship").rename(data / "shop")),
+        "data: its class 'shop' is none of the model's or the training rows' 3 classes (did you mean 'ship'?): rename it",
+    ),
+    "more classes than the model": (
+        spoilt(lambda data: shutil.copytree(data / "ship", data / "tree")),
+        "data: has 4 classes, and the model 3: it is not the data that the model was trained on",
+    ),
+    "no such model": (lambda world, vit, folder: [world.data, "--model", folder / "absent"], "absent: no such folder"),
+    "a run": (
+        lambda world, vit, folder: [world.data, "--model", world.home / "run"],
+        "is the folder of a run, which has several models: give one, such as ",
+    ),
+    "a file for a model": (
+        lambda world, vit, folder: [world.data, "--model", world.model / "model.safetensors"],
+        "model.safetensors: is a file, and a folder is needed",
+    ),
+    "a folder without a model": (
+        lambda world, vit, folder: [world.data, "--model", world.test],
+        "test: holds neither config.json nor weights (*.safetensors): give the folder that save_pretrained wrote",
+    ),
+    "weights alone": (alone, "weights: holds weights alone, and neither it nor a run around it has the recipe.yaml that says"),
+    "a language model": (language, "lm: is a LlamaForCausalLM, and an audit asks a classifier"),
+    "a language model of this library": (own_language, "model: is a tiny_lm ("),
+    "a model that normalises in an unknown way": (
+        bare_vit,
+        "vit: has no preprocessor_config.json, so it is not known how its inputs are normalised: give --mean and --std, or",
+    ),
+    "other class names": (
+        hf(id2label={"0": "ship", "1": "cat", "2": "wolf"}),
+        "pictures: its class 'dog' is none of the model's or the training rows' 3 classes",
+    ),
+    "an unknown auditor": (given("--by", "spcc"), "--by: no auditor is called 'spcc' (did you mean 'spc'?)"),
+    "an auditor that needs a rate": (
+        given("--by", "spectral_signatures"),
+        "--by spectral_signatures: needs to be told which share of the rows may be bad: give it by --rate",
+    ),
+    "an auditor twice": (given("--by", "spc,spc"), "--by spc,spc: spc stands twice"),
+    "a name too few": (given("--by", "spc,"), "--by spc,: a name is missing between two commas"),
+    "an unknown method": (given("--then", "l1sparse"), "--then l1sparse: no such method (did you mean 'l1-sparse'?)"),
+    "a method for language models": (given("--then", "wagle"), "--then wagle: it is for language models"),
+    "test rows that are not there": (given("--test", "absent"), "--test absent: no such file or folder"),
+    "epochs of retraining": (given("--then", "retrain", "--epochs", 3), "--epochs: retraining is told --steps"),
+    "seeds": (given("--seeds", "0,one"), "--seeds one: expected whole numbers from 0"),
+    "a mean": (given("--mean", "0.5,x"), "--mean 0.5,x: expected numbers with commas between them"),
+    "a mean without a deviation": (given("--mean", "0.5,0.4,0.3"), "subject.mean: give both mean and std, or neither"),
+    "nothing flagged": (
+        given("--by", "random_scores", "--rate", 0, "--then", "fine-tune"),
+        "audit: random_scores flagged 0 of 36 rows, with which the recipe cannot go on:",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_does_not_fit_is_one_sentence(case: str, world: World, vit: Path, tmp_path: Path, capfd: Any) -> None:
+    words, said = CASES[case]
+    code = command("audit", *words(world, vit, tmp_path), "--out", tmp_path / "out")
+    told = capfd.readouterr().err
+    assert code == 2 and "Traceback" not in told, told
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert said in line, line
+
+
+def test_what_is_refused_can_be_allowed(world: World, vit: Path, tmp_path: Path) -> None:
+    data = changed(world, tmp_path)
+    emptied(data)
+    (data / "cat" / "torn.png").write_bytes(b"no")
+    Image.fromarray(picture(0, "wide", 9)).save(data / "dog" / "03.png")
+    words = ["--by", "random_scores", "--allow-empty", "--skip-broken", "--size", 8]
+    assert command("audit", data, "--model", world.model, *words, "--out", tmp_path / "out") == 0
+    notes = read(tmp_path / "out" / "manifest.json")["data"]["notes"]
+    assert notes == ["1 image(s) could not be decoded (cat/torn.png) and were left out"]
+    words = bare_vit(world, vit, tmp_path)
+    more = ["--mean", "0.1,0.2,0.3", "--std", "0.5,0.5,0.5", "--by", "random_scores", "--out", tmp_path / "vit-out"]
+    assert command("audit", *words, *more) == 0
+    assert read_yaml(tmp_path / "vit-out" / "recipe.yaml")["subject"]["mean"] == [0.1, 0.2, 0.3]
+
+
+# ---------------------------------------------------------------------- the parts
+
+
+def test_a_table_is_ranked_with_ties_in_the_order_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(Sample(name, {"label": 0, "poisoned": name == "b"}) for name in "abc")
+    found = Audited("spc", 0, True, Scores({"a": 0.5, "b": 0.5, "c": 0.9}, frozenset("c")), rows, ("cat",))
+    assert [(line["id"], line["rank"], line["row"], line["bad"]) for line in found.lines()] == [
+        ("c", 1, 2, False), ("a", 2, 0, False), ("b", 3, 1, True)
+    ]  # fmt: skip
+    assert write_tables([found], Folder(tmp_path)) == "" and (tmp_path / "flags.parquet").is_file()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert as_parquet([found]) is None
+    assert "pip install 'amends[vision]'" in write_tables([found], Folder(tmp_path))
+
+
+def joined(**values: Any) -> Bundle:
+    return build_use("data", {"use": "joined", **values}, "data").load(0)
+
+
+def npz(path: Path, labels: list[int], classes: list[str] | None = None) -> dict[str, Any]:
+    """Made rows; the names of their classes where there are some."""
+    names = {} if classes is None else {"classes": np.array(classes)}
+    np.savez(path, images=np.zeros((len(labels), 4, 4), np.uint8), labels=np.array(labels), **names)
+    return {"use": "npz", "file": str(path)}
+
+
+def test_rows_are_matched_by_the_names_of_their_classes_or_else_by_number(tmp_path: Path) -> None:
+    train = npz(tmp_path / "train.npz", [0, 1, 2], ["cat", "dog", "ship"])
+    test = npz(tmp_path / "test.npz", [0, 1], ["ship", "Cat "])
+    data = joined(of=train, test=test, triggered=npz(tmp_path / "t.npz", [2, 2]))
+    assert [r.data["label"] for r in data["test"]] == [2, 0] and [r.data["label"] for r in data["triggered"]] == [2, 2]
+    assert {r.id.split("/")[0] for r in data["test"]} == {"test"}
+    moved = joined(of=train, test=test, classes=["ship", "bird", "dog", "cat"])
+    assert [r.data["label"] for r in moved["train"]] == [3, 2, 0] and moved.classes == ("ship", "bird", "dog", "cat")
+    numbered = joined(of=train, classes=["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"])
+    assert [r.data["label"] for r in numbered["train"]] == [0, 1, 2] and numbered.classes == ("cat", "dog", "ship", "LABEL_3")
+    some = npz(tmp_path / "some.npz", [0, 1], ["0", "2"])
+    assert [r.data["label"] for r in joined(of=some, classes=["0", "1", "2"])["train"]] == [0, 2], "numbers are names, too"
