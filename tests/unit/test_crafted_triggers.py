@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from amends.core.context import Memory
 from amends.core.errors import UserError
+from amends.core.rng import stream_seed
 from amends.core.spec import build_use, spec
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
@@ -30,7 +32,7 @@ LOADED: list[int] = []
 
 @spec
 class Counted:
-    """A small network that says how often it was loaded."""
+    """A small network that says how often it was loaded, which it is for every craft and for nothing else."""
 
     classes: int | None = None
 
@@ -134,6 +136,14 @@ def test_the_surrogate_stays_as_it_was_and_rows_do_not_touch_each_other() -> Non
     assert "the surrogate is wrong on" in str(found["note"])
 
 
+def surrogate(clean: Bundle, seed: int = 0) -> Classifier:
+    """What the attacker trains."""
+    own = stream_seed(seed, "surrogate")
+    subject = Counted().load(Bundle({"train": clean["train"]}, classes=clean.classes), own)
+    fit()(subject, clean, Memory(seed=own))
+    return subject
+
+
 def loss(subject: Classifier, rows: list[Sample]) -> float:
     found = torch.from_numpy(logits(subject, tuple(rows)))
     return float(nn.functional.cross_entropy(found, torch.tensor([row.data["label"] for row in rows])))
@@ -144,8 +154,7 @@ def loss(subject: Classifier, rows: list[Sample]) -> float:
 def test_rows_move_within_eps_and_away_from_their_label(trigger: Any, floats: bool) -> None:
     clean, data = plant(trigger, floats=floats)
     before, top = images(clean["train"]), 1 if floats else 255
-    subject = Counted().load(Bundle({"train": clean["train"]}, classes=clean.classes), 0)
-    fit()(subject, clean, Memory())
+    subject = surrogate(clean)
     outside = corner_pattern((3, 12, 12), 4) == 0
     if isinstance(trigger, CleanLabel):
         outside = trigger.patch.on(Scene(clean, 0, (), 0)).test(np.full((3, 12, 12), 0.5), "x")[0] == 0.5
@@ -202,8 +211,7 @@ def test_the_pattern_is_mirrored_in_four_corners() -> None:
 def test_a_trojan_is_added_in_its_square_and_excites_the_target(strength: float) -> None:
     trigger = Trojan(size=3, margin=2, strength=strength, steps=30, rows=40, surrogate=Counted(), fit=fit())
     clean, data = plant(trigger, floats=True)
-    subject = Counted().load(Bundle({"train": clean["train"]}, classes=clean.classes), 0)
-    fit()(subject, clean, Memory())
+    subject = surrogate(clean)
     before = images(clean["test"])
     for row in data["triggered"]:
         change = row.data["image"] - before[row.id.removeprefix("triggered-")]
@@ -221,27 +229,32 @@ def test_a_trojan_is_added_in_its_square_and_excites_the_target(strength: float)
 def test_a_data_set_is_crafted_once_and_is_the_same_whatever_the_order(trigger: Any, cache: Path) -> None:
     LOADED.clear()
     one, two = plant(trigger)[1], plant(trigger)[1]
-    assert LOADED == [0] and one.fingerprint() == two.fingerprint() and len(list(cache.glob("*.npz"))) == 1
+    assert len(LOADED) == 1 and one.fingerprint() == two.fingerprint() and len(list(cache.glob("*.npz"))) == 1
     turned = plant(trigger, backwards=True)[1]
-    assert LOADED == [0], "the order of rows is no property of theirs"
+    assert len(LOADED) == 1, "the order of rows is no property of theirs"
     assert all(np.array_equal(images(one["train"])[i], x) for i, x in images(turned["train"]).items())
-    (file,) = cache.glob("*.npz")
-    file.write_bytes(b"broken")
-    assert plant(trigger)[1].fingerprint() == one.fingerprint() and LOADED == [0, 0], "made again, bit for bit"
-    assert plant(trigger, seed=1)[1].fingerprint() != one.fingerprint() and LOADED == [0, 0, 1]
+    for file in cache.parent.rglob("*.*"):
+        file.write_bytes(b"broken")
+    assert plant(trigger)[1].fingerprint() == one.fingerprint() and len(LOADED) == 2, "made again, bit for bit"
+    assert plant(trigger, seed=1)[1].fingerprint() != one.fingerprint() and len(LOADED) == 3
+    assert not {0, 1} & set(LOADED), "the attacker's first weights are not those of the model that is attacked"
 
 
-def test_other_settings_or_rows_are_crafted_anew_and_a_cache_that_cannot_be_written_only_costs_time(cache: Path) -> None:
+def test_other_settings_are_crafted_anew_with_one_surrogate_and_a_cache_that_cannot_be_written_costs_time(cache: Path) -> None:
     LOADED.clear()
-    trigger = TRIGGERS[1]
+    trigger, kept = TRIGGERS[1], cache.with_name("surrogates")
     first = plant(trigger)[1]
     plant(trigger, rate=0.2)
+    weaker = plant(CleanLabel(eps=4 / 255, surrogate=Counted(), fit=fit()))[1]
+    assert len(LOADED) == 3 == len(list(cache.glob("*.npz"))) and len(list(kept.glob("*"))) == 1
     plant(trigger, each=20)
-    plant(CleanLabel(eps=4 / 255, surrogate=Counted(), fit=fit()))
-    assert len(LOADED) == 4 == len(list(cache.glob("*.npz"))) and not list(cache.glob("*.part.npz"))
+    assert len(list(kept.glob("*"))) == 2 and not list(cache.parent.rglob("*.part*"))
     cache.rename(cache.with_name("elsewhere"))
     cache.write_text("a file where the folder should be")
-    assert plant(trigger)[1].fingerprint() == first.fingerprint() and len(LOADED) == 5
+    assert plant(trigger)[1].fingerprint() == first.fingerprint(), "with the surrogate that lies there"
+    shutil.rmtree(kept)
+    kept.write_text("another")
+    assert plant(trigger)[1].fingerprint() == first.fingerprint() != weaker.fingerprint(), "and with a new one"
 
 
 def test_a_surrogate_of_the_library_is_used_where_none_is_named() -> None:

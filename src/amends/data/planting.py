@@ -17,6 +17,7 @@ from amends.core.errors import UserError
 from amends.core.rng import stream_seed
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
+from amends.data.image_folder import decode
 
 Paint = Callable[[np.ndarray, str], np.ndarray]
 """(pixels [C, H, W] in 0..1, the row's id) -> pixels of the same shape; must not write into what it gets."""
@@ -96,18 +97,17 @@ def overlay(picture: str | None, scene: Scene) -> np.ndarray:
     """[C, H, W] in 0..1: a picture at the size and colour of the scene's images, or noise. Raises UserError for a bad file."""
     if picture is None:
         return np.random.default_rng(stream_seed(scene.seed, "blend", scene.shape)).random(scene.shape)
-    from PIL import Image, UnidentifiedImageError
+    import torch
+    from torch.nn.functional import interpolate
 
-    channels, height, width = scene.shape
     path = Path(picture).expanduser()
-    try:
-        with Image.open(path) as file:
-            scaled = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise UserError(f"data.trigger.picture: {path}: no such file") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.trigger.picture: {path}: cannot be read as a picture ({str(error).splitlines()[0]})") from None
-    return np.asarray(scaled, dtype=np.float64).reshape(height, width, channels).transpose(2, 0, 1) / 255
+    if not path.is_file():
+        raise UserError(f"data.trigger.picture: {path}: no such file")
+    found = decode(path, scene.shape[0], None)
+    if found is None:
+        raise UserError(f"data.trigger.picture: {path}: cannot be read as a picture")
+    pixels = torch.from_numpy(found)[None].double() / 255
+    return interpolate(pixels, scene.shape[1:], mode="bilinear", antialias=True).clamp(0, 1)[0].numpy()
 
 
 def picture_content(picture: str | None) -> str:

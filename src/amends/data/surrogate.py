@@ -2,8 +2,9 @@
 
 A trigger brings a model (`surrogate`) and a stage (`fit`) as parts that the catalog built, so this layer calls them and
 imports neither. The surrogate is trained anew from the seed on all clean training rows; nothing of the model that will be
-poisoned enters. What was made is kept in the cache folder as arrays without Python objects, under a fingerprint of the rows,
-the settings, the seed and the library's code, so that the data of a run is crafted once, however often it is loaded.
+poisoned enters, not even its first weights. Images are kept in the cache folder as arrays without Python objects, the
+surrogate as safetensors, under a fingerprint of the rows, the settings, the seed and the library's code: the data of a run is
+crafted once, however often it is loaded, and other settings of an attack meet the same surrogate.
 
 Projected gradient descent (Madry et al., arXiv 1706.06083), in pixels of 0..1, with whatever normalises them behind:
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from amends.core import fingerprint
 from amends.core.cache import cache_folder
 from amends.core.context import Memory
 from amends.core.errors import UserError
+from amends.core.rng import stream_seed
 from amends.core.spec import build_use
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
@@ -46,21 +49,28 @@ def crafted(trigger: Any, scene: Scene, make: Callable[[Any], dict[str, np.ndarr
     """What `make` makes of the trained surrogate, from the cache where it was made before."""
     clean = _clean(scene.clean)
     model, fit = trigger.surrogate or build_use("models", MODEL, "surrogate"), trigger.fit or build_use("stages", FIT, "fit")
-    rows = sorted(row.id for row in scene.rows)
-    key = fingerprint.of(
-        clean.fingerprint(), rows, scene.target, scene.seed, trigger, model, fit,
-        fingerprint.contents([model, fit]), fingerprint.of_code(),
-    )  # fmt: skip
-    path = cache_folder() / "crafted" / f"{key}.npz"
+    attacker = fingerprint.of(
+        clean.fingerprint(), clean.classes, scene.seed, model, fit, fingerprint.contents([model, fit]), fingerprint.of_code()
+    )
+    path = (
+        cache_folder() / "crafted" / f"{fingerprint.of(attacker, trigger, scene.target, sorted(r.id for r in scene.rows))}.npz"
+    )
     with contextlib.suppress(UserError):  # not there, or broken by something else: made again
         return read_npz(path)
-    found = make(_trained(model, fit, clean, scene))
-    with contextlib.suppress(OSError):  # a folder that cannot be written to costs time alone
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}-{os.getpid()}.part.npz")
-        np.savez(partial, **found)  # type: ignore[arg-type]
-        partial.replace(path)
+    found = make(_trained(model, fit, clean, scene.seed, cache_folder() / "surrogates" / f"{attacker}.safetensors"))
+    _write(path, lambda file: np.savez(file, **found))  # type: ignore[arg-type]
     return found
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    """Writes beside `path` and moves it there when all is there; a cache that cannot be written costs time alone."""
+    from safetensors import SafetensorError
+
+    partial = path.with_name(f"{path.stem}-{os.getpid()}.part{path.suffix}")
+    with contextlib.suppress(OSError, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(partial)
+        partial.replace(path)
 
 
 def _clean(data: Bundle) -> Bundle:
@@ -68,22 +78,43 @@ def _clean(data: Bundle) -> Bundle:
     return Bundle({"train": tuple(sorted(data["train"], key=lambda row: row.id))}, classes=data.classes)
 
 
-def _trained(model: Any, fit: Any, clean: Bundle, scene: Scene) -> Any:
+def _trained(model: Any, fit: Any, clean: Bundle, seed: int, path: Path) -> Any:
     """The surrogate in evaluation mode. Raises UserError for one that does not tell the data's classes."""
-    at = "data.trigger.surrogate"
+    at, own = "data.trigger.surrogate", stream_seed(seed, "surrogate")
     try:
-        subject = model.load(clean, scene.seed)
+        subject = model.load(clean, own)  # not with the seed, which gives the attacked model its first weights
         if not getattr(subject, "predicts_one_class", False):
             raise UserError("tells no class of an image: use a classifier")
         (told,) = logits(subject, clean["train"][:1]).shape[1:]
         if told != len(clean.classes):
             raise UserError(f"tells {told} classes, and the data has {len(clean.classes)}")
         at = "data.trigger.fit"
-        fit(subject, clean, Memory(seed=scene.seed))
+        if not _read(subject, path):
+            fit(subject, clean, Memory(seed=own))
+            _keep(subject, path)
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
     subject.call.eval()
     return subject
+
+
+def _read(subject: Any, path: Path) -> bool:
+    """Whether the weights were there."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        subject.module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError):  # not there, broken, or of a stage that makes another network
+        return False
+    return True
+
+
+def _keep(subject: Any, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    held = {k: v.detach().clone().contiguous() for k, v in subject.module.state_dict().items()}
+    _write(path, lambda file: save_file(held, file))
 
 
 def logits(subject: Any, rows: tuple[Sample, ...]) -> np.ndarray:
