@@ -47,6 +47,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"use": "spc", "scales": "released", "noise": 0.02},
     {"use": "strip", "overlays": 3, "blend": "mean"},
     {"use": "mspc", "batch": 40, "fit_rows": 80, "rounds": 2, "passes": 3, "divergence": "jsd"},
+    {"use": "feature_consistency", "draws": 2, "suspicious": "small"},
 ]
 
 
@@ -309,6 +310,7 @@ FALSE_ALARMS: list[tuple[dict[str, Any], float, float]] = [
     ({"use": "activation_clustering", "reduce": "pca"}, 0.0, 0.2),
     ({"use": "spc"}, 0.5, 0.95),
     ({"use": "strip", "overlays": 4}, 0.1, 0.1),
+    ({"use": "feature_consistency"}, 0.05, 0.05),
     ({"use": "abl", "epochs": 1, "rate": 0.02}, 0.02, 0.02),
     ({"use": "cognitive_distillation", "steps": 2, "rate": 0.05}, 0.05, 0.05),
     ({"use": "mspc", "passes": 2, "batch": 50}, 0.5, 0.95),

@@ -25,16 +25,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from amends.audit.images import below, check_clean, check_images, device_of, logits_of, lowest
+from amends.audit.images import below, check_clean, check_images, images_in_batches, logits_of, lowest
 from amends.core.protocols import Context
 from amends.core.spec import Count, Fraction, NonNegative, Positive, spec
 from amends.core.types import Batch, Role, Sample, Scores
 from amends.data.bundle import Bundle
-from amends.engine.score import batches
 
 WHY = "it masks pixels"
-HELD = 4
-"""How many times the memory of a forward alone a forward with gradients is taken to need: rows a batch are divided by it."""
+HELD = 2
+"""A forward with gradients is taken to need so many times the memory of one without."""
 
 
 @spec
@@ -79,7 +78,7 @@ class CognitiveDistillation:
         """Row id -> ||m||_1 / HW, in 0..1."""
         found: dict[str, float] = {}
         with run.progress("distilling", len(rows)) as bar:
-            for batch in batches(subject, rows, device=device_of(subject), copies=HELD):
+            for batch in images_in_batches(subject, rows, HELD):
                 mask_B1HW = self.masks(subject, batch, run)
                 found.update(zip(batch.ids, mask_B1HW.flatten(1).double().mean(1).clamp(0, 1).tolist(), strict=True))
                 bar.advance(len(batch))

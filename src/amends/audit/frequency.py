@@ -24,7 +24,7 @@ import torch
 from pydantic import Field, SkipValidation
 from torch import Tensor, nn
 
-from amends.audit.images import check_clean, check_pictures, device_of, logits_of
+from amends.audit.images import check_clean, check_pictures, images_in_batches, logits_of
 from amends.audit.perturbations import perturbed
 from amends.core.errors import UserError
 from amends.core.protocols import Context
@@ -33,7 +33,6 @@ from amends.core.types import Role, Sample, Scores
 from amends.data.bundle import Bundle
 from amends.engine.fit import fit
 from amends.engine.optim import AdamW
-from amends.engine.score import batches
 from amends.subjects.classifier import Classifier
 from amends.subjects.fresh import redraw
 from amends.subjects.images import encode_image, stack
@@ -172,7 +171,7 @@ def told(detector: Classifier, rows: Sequence[Sample], run: Context) -> dict[str
     bare = [Sample(row.id, {"image": row.data["image"], "label": 0}) for row in rows]
     found: dict[str, float] = {}
     with run.progress("looking", len(rows)) as bar:
-        for batch in batches(detector, bare, device=device_of(detector)):
+        for batch in images_in_batches(detector, bare, 1):
             share_B = torch.softmax(logits_of(detector, batch["image"]).double(), -1)[:, 1]
             found.update(zip(batch.ids, share_B.tolist(), strict=True))
             bar.advance(len(batch))

@@ -6,7 +6,7 @@ consistency). Rows that are known to be clean say how small is too small; where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from amends.audit.rows import check_classifier
 from amends.core.errors import UserError
-from amends.core.types import Batch, Role
+from amends.core.types import Batch, Role, Sample
 from amends.data.bundle import Bundle
+from amends.engine import score
 from amends.subjects.distributions import classes
 
 FEWEST_CLEAN = 2
 """Clean rows below which there is no deviation to speak of."""
+CPU_SIZE = 128
+"""What images of one forward may cost on a processor, as rows count it: 32 of 32 x 32, more of which leave its caches."""
 
 
 def check_images(data: Bundle, role: Role, subject: Any | None, use: str, why: str) -> None:
@@ -68,6 +71,13 @@ def below(clean: Sequence[float], deviations: float) -> float:
     0.0
     """
     return float(np.mean(clean) - deviations * np.std(clean, ddof=1))
+
+
+def images_in_batches(subject: Any, rows: Sequence[Sample], copies: int) -> Iterator[Batch]:
+    """The rows in batches that may go through the model so many times over at once, in evaluation mode, on its device."""
+    device = device_of(subject)
+    most = min(score.CPU_TOKENS, CPU_SIZE) if device.type == "cpu" else None
+    return score.batches(subject, rows, device=device, most=most, copies=copies)
 
 
 def logits_of(subject: Any, images: Tensor) -> Tensor:

@@ -28,12 +28,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from scipy.special import ndtr
 
-from amends.audit.images import FEWEST_CLEAN, check_clean, check_images, device_of, logits_of
+from amends.audit.images import FEWEST_CLEAN, check_clean, check_images, images_in_batches, logits_of
 from amends.core.protocols import Context
 from amends.core.spec import NonNegative, spec
 from amends.core.types import Batch, Role, Sample, Scores
 from amends.data.bundle import Bundle
-from amends.engine.score import batches
 
 Scaling = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SETS: Mapping[str, tuple[int, ...]] = {
@@ -92,7 +91,7 @@ class SPC:
         changed, pixels = 0, 0
         least = min(self.scales, key=lambda scale: abs(scale - 1))
         with run.progress("scaling", len(rows)) as bar:
-            for batch in batches(subject, rows, device=device_of(subject), copies=len(self.scales) + 1):
+            for batch in images_in_batches(subject, rows, len(self.scales) + 1):
                 batch = self.noisy(batch, run)
                 image = batch["image"]
                 told_SB = classes_told(subject, batch, [(image * scale).clamp(0, 1) for scale in self.scales])

@@ -23,13 +23,12 @@ from pydantic import Field
 from scipy.special import ndtri
 from torch import Tensor
 
-from amends.audit.images import below, check_clean, check_images, device_of, logits_of, lowest
+from amends.audit.images import below, check_clean, check_images, images_in_batches, logits_of, lowest
 from amends.core.errors import UserError
 from amends.core.protocols import Context
 from amends.core.spec import Count, Fraction, spec
 from amends.core.types import Role, Sample, Scores
 from amends.data.bundle import Bundle
-from amends.engine.score import batches
 
 WHY = "it lays images over each other"
 
@@ -78,7 +77,7 @@ class Strip:
         place = {row.id: i for i, row in enumerate(over)}
         found: dict[str, float] = {}
         with run.progress("superposing", len(rows)) as bar:
-            for batch in batches(subject, rows, device=device_of(subject), copies=self.overlays):
+            for batch in images_in_batches(subject, rows, self.overlays):
                 others = [over[i] for row in batch.ids for i in self.drawn(row, place.get(row), len(over), run)]
                 laid = subject.collate([subject.encode(row) for row in others])["image"].to(batch["image"].device)
                 mixed = self.mixed(batch["image"].repeat_interleave(self.overlays, 0), laid)

@@ -31,13 +31,13 @@ def features(subject: Any, samples: Sequence[Sample], layer: float | None = None
     found: dict[str, np.ndarray] = {}
     last = None if layer is not None else head(subject.module, num_classes(subject, samples[0]))[1]
     for batch in batches(subject, samples, device=_device(subject)):
-        state_BC = _read(subject, batch, last) if last is not None else _mean(subject, batch, layer)
+        state_BC = read_features(subject, batch, last) if last is not None else _mean(subject, batch, layer)
         found.update(zip(batch.ids, state_BC.double().cpu().numpy(), strict=True))
     return {s.id: found[s.id] for s in samples}
 
 
-def _read(subject: Any, batch: Any, last: nn.Module) -> Tensor:
-    """[B, C] what the last layer is called with."""
+def read_features(subject: Any, batch: Any, last: nn.Module) -> Tensor:
+    """[B, C] what the last layer is called with. Raises UserError unless that is one vector a row."""
     seen: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
