@@ -295,10 +295,11 @@ FALSE_ALARMS: list[tuple[dict[str, Any], float, float]] = [
     ({"use": "activation_clustering"}, 0.0, 0.2),
     ({"use": "activation_clustering", "reduce": "pca"}, 0.0, 0.2),
     ({"use": "spc"}, 0.5, 0.95),
+    ({"use": "mspc", "passes": 2, "batch": 50}, 0.5, 0.95),
     ({"use": "random_scores"}, 0.1, 0.1),
 ]
 """The share of clean digits that is flagged, at least and at most. Spectral signatures flag 1.5 x rate by their rule, whatever
-is there; on pixels that are nearly black or white scaled prediction consistency flags most, and its note should warn."""
+is there; on pixels that are nearly black or white SPC and MSPC flag most, and their notes should warn."""
 
 
 @pytest.mark.parametrize(("values", "low", "high"), FALSE_ALARMS, ids=str)

@@ -257,7 +257,7 @@ def test_a_collapse_is_seen_in_the_flags_where_the_mask_is_not_quite_nothing() -
     seen = of(MSPC(), subject, rows)
     mask = torch.full((4, 4), 0.004)
     look = Look.at(seen, mask, suspected(seen.kept(mask), 11), 0.5)
-    assert look.brightest > 0.02 and look.constant == {1} and look.alone == 1 and look.regime == "collapsed"
+    assert look.brightest > 0.02 and {look.black, look.grey} == {1} and look.alone == 1 and look.regime == "collapsed"
 
 
 def test_a_mask_that_takes_back_the_scaling_gives_no_split() -> None:
@@ -279,6 +279,19 @@ def test_a_mask_that_takes_back_the_scaling_gives_no_split() -> None:
     assert look.undone == pytest.approx(1.0, abs=0.3) and look.uneven < 0.1
     assert look.share > 0.5 and look.regime == "dimmer" and look.useless
     assert "uniform dimmer" in look.note(("a", "b")) and "raise `weight`" in look.note(("a", "b"))
+
+
+def test_a_class_that_is_flagged_as_a_whole_is_pointed_out_and_most_rows_are_no_minority() -> None:
+    own = marked(20)
+    seen, mask, place = of(MSPC(), corner(0.2), (*own, *own[::2])), torch.zeros(4, 4), torch.arange(30)
+    mask[3, 3] = 1.0
+    bad = (place < 20) & (place % 2 == 1)
+    told = Look.at(seen, mask, bad | (place < 3), 0.5)
+    assert told.flagged == {0: (2, 20), 1: (10, 10)} and told.regime == "selective"
+    assert "nearly all that is told to be b is flagged" in told.note(("a", "b"))
+    assert "most rows are flagged" in Look.at(seen, mask, place < 20, 0.5).note(("a", "b"))
+    few = Look.at(seen, mask, place < 8, 0.5).note(("a", "b"))
+    assert "nearly all" not in few and "most rows" not in few
 
 
 def test_black_and_white_pixels_are_said_to_be_no_evidence() -> None:

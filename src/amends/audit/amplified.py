@@ -114,14 +114,17 @@ class Amplified:
         return torch.cat(found).cpu()
 
     @torch.no_grad()
-    def changed(self, scale: float) -> float:
-        """The share of all pixels that a scaling changes, without mask and shift."""
-        changed = total = 0
+    def pixels(self, scale: float) -> tuple[float, Tensor]:
+        """The share of all pixels that a scaling changes, without mask and shift; and [H, W] the mean light above the shift."""
+        changed, light_HW = 0, torch.zeros(self.size, dtype=torch.float64, device=self.told_NK.device)
+        channels = 1
         for index in in_chunks(range(len(self.rows)), self.together):
             image = batch_of(self.subject, [self.rows[i] for i in index])["image"]
             changed += int(((scale * image).clamp(0, 1) != image).sum())
-            total += image.numel()
-        return changed / total
+            light_HW += (image - self.shift).clamp(min=0).double().sum((0, 1))
+            channels = image.shape[1]
+        count = len(self.rows) * channels
+        return changed / (count * light_HW.numel()), light_HW / count
 
     @torch.no_grad()
     def flat(self, brightness: float, mask_HW: Tensor) -> list[int]:

@@ -15,7 +15,7 @@ Neither is seen in AUROC over all rows, which stays high for the first; within t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +26,12 @@ from amends.audit.amplified import Amplified
 Regime = Literal["collapsed", "dimmer", "whole", "selective"]
 ALL = 0.95
 """The share of a class's rows, and of all flags, that counts as all of them."""
+NEARLY = 0.9
+"""The share of the rows of one predicted class from which on a reader is told of it."""
 BLACK = 0.02
 """Brightness of 1 that no copy's pixel exceeds under a mask of nothing."""
 EVEN = 0.5
-"""Deviation over mean of a mask that is about as strong everywhere."""
+"""Deviation over mean of a mask that is about as strong wherever the rows are not black."""
 UNTOUCHED = 0.9
 """Mean of a mask that is about the whole image."""
 MOST = 0.5
@@ -45,14 +47,15 @@ class Look:
     mean: float
     largest: float
     uneven: float
-    """Deviation over mean: 0 for a mask that is one number."""
+    """Deviation over mean, each pixel counting as it is bright in the rows: 0 for one number wherever there is light."""
     undone: float
     """mean(m) mean(n): near 1 the mask takes back the scaling."""
     brightest: float
     """What no pixel of any copy exceeds."""
-    constant: frozenset[int]
-    """What the model tells of black and, for most scalings, of middle grey under the mask."""
     black: int
+    """What the model tells of black."""
+    grey: int
+    """What it tells, for most scalings, of middle grey under the mask."""
     flagged: Mapping[int, tuple[int, int]]
     """Predicted class -> how many rows of it are flagged, and how many there are."""
     first: float
@@ -69,12 +72,13 @@ class Look:
         black = Counter(seen.flat(seen.shift, mask_HW)).most_common(1)[0][0]
         grey = Counter(seen.flat(max(0.5, seen.shift), mask_HW)).most_common(1)[0][0]
         mean, largest, scales = float(mask_HW.mean()), float(mask_HW.max()), seen.scales
+        changed, light_HW = seen.pixels(min(scales, key=lambda n: abs(n - 1)))
         return Look(
-            mean=mean, largest=largest, uneven=float(mask_HW.std(correction=0)) / mean if mean else 0.0,
+            mean=mean, largest=largest, uneven=unevenness(mask_HW, light_HW),
             undone=mean * sum(scales) / len(scales), brightest=min(1.0, max(scales) * (1 - seen.shift) * largest),
-            constant=frozenset({black, grey}), black=black, first=first, flags_N=flags_N,
+            black=black, grey=grey, first=first, flags_N=flags_N,
             flagged={label: (flagged[label], n) for label, n in sorted(rows.items())},
-            changed=seen.changed(min(scales, key=lambda n: abs(n - 1))),
+            changed=changed,
         )  # fmt: skip
 
     @property
@@ -92,7 +96,7 @@ class Look:
     @property
     def regime(self) -> Regime:
         """Which kind of mask this is."""
-        if self.brightest <= BLACK or self.alone in self.constant:
+        if self.brightest <= BLACK or self.alone in (self.black, self.grey):
             return "collapsed"
         if self.mean >= UNTOUCHED:
             return "whole"
@@ -107,7 +111,7 @@ class Look:
         """What the log says."""
         return {
             "regime": self.regime, "flagged": self.share, "flagged_without_mask": self.first, "undone": self.undone,
-            "mask": self.mean, "mask_max": self.largest, "uneven": self.uneven, "black": self.black,
+            "mask": self.mean, "mask_max": self.largest, "uneven": self.uneven, "black": self.black, "grey": self.grey,
         }  # fmt: skip
 
     def caption(self) -> str:
@@ -126,20 +130,42 @@ class Look:
             _VERDICT[self.regime], f"mask {self.caption().partition(': ')[2]}",
             f"the rule flags {self.share:.1%} of the rows, {self.first:.1%} before there was a mask"
             + (f" (by predicted class: {by})" if by else ""),
-            f"under the mask black is told to be {named(self.black)}",
+            f"under the mask black is told to be {named(self.black)}, and even grey {named(self.grey)}",
             "it always flags something: compare with a clean control",
         ]  # fmt: skip
+        return "; ".join([*said, *self._warnings(named)])
+
+    def _warnings(self, named: Callable[[int], str]) -> Iterator[str]:
         if self.changed < FEW_CHANGED:
-            said.append(
+            yield (
                 f"scaling changes only {self.changed:.0%} of the pixels: near black and white every row is consistent, and "
                 "this is no evidence"
             )
-        return "; ".join(said)
+        if self.useless:
+            return
+        most = max(self.flagged, key=lambda label: self.flagged[label][0])
+        many, rows = self.flagged[most]
+        if self.share > MOST:
+            yield "most rows are flagged, and what was planted is taken to be a minority"
+        elif many and many >= NEARLY * rows and 2 * many > int(self.flags_N.sum()):
+            yield f"nearly all that is told to be {named(most)} is flagged: the flags may say the class and no more"
+
+
+def unevenness(mask_HW: Tensor, light_HW: Tensor) -> float:
+    """Deviation over mean of a mask, pixels weighted by their light; 0 where there is none.
+
+    >>> import torch
+    >>> unevenness(torch.tensor([[0.2, 0.4, 1.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    0.3333333...
+    """
+    share = light_HW.double() / light_HW.double().sum().clamp(min=1e-30)
+    mean = (share * mask_HW.double()).sum()
+    return float((share * (mask_HW.double() - mean).square()).sum().sqrt() / mean) if mean > 0 else 0.0
 
 
 _VERDICT: Mapping[Regime, str] = {
-    "collapsed": "no split: the mask has collapsed and the flags are the rows of the class that the model gives a black image; "
-    "lower `weight`, or `passes` and `rounds`",
+    "collapsed": "no split: the mask has collapsed and the flags are the rows of the class that the model gives an image "
+    "without a motif; lower `weight`, or `passes` and `rounds`",
     "dimmer": "no split: the mask is a uniform dimmer, which takes back the scaling for every row; raise `weight`, or `passes`",
     "whole": "the mask has hardly moved from the whole image; raise `weight` or `passes`, or lower `batch`",
     "selective": "the mask is selective",

@@ -278,7 +278,7 @@ class Auditor(Protocol):
     """Finds rows that should not have been trained on, with the model that was trained on them.
 
     It gets the rows without what is known of them (`poisoned`, `clean_label`) and must leave the model as it found it. It
-    may train something of its own (a mask) with the run's streams and checkpoints, and may leave pictures in the run's folder.
+    may train something of its own (a mask) with the run's streams and checkpoints, and may give pictures with its scores.
     """
 
     @property
