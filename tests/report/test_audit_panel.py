@@ -76,11 +76,14 @@ def test_pictures_are_squares_of_colour_or_nothing() -> None:
 
 def test_an_auditors_pictures_are_kept_in_full_and_small(tmp_path: Path) -> None:
     mask = np.linspace(0, 1, 40 * 40, dtype=np.float32).reshape(40, 40)
-    keep_pictures(Scores({}, frozenset(), "", {"mask": Picture(mask, "a caption")}), tmp_path)
+    faint = Picture(np.array([[0.0, 0.1, 0.2]]), "faint")
+    keep_pictures(Scores({}, frozenset(), "", {"mask": Picture(mask, "a caption"), "faint": faint}), tmp_path)
     assert np.array_equal(np.load(tmp_path / "mask.npy"), mask)
-    (small,) = json.loads((tmp_path / "pictures.json").read_text())
+    small, other = json.loads((tmp_path / "pictures.json").read_text())
     assert (small["name"], small["caption"], len(small["picture"])) == ("mask", "a caption", 32)
-    assert str(picture(small["picture"], "x")).startswith("<svg")
+    assert str(picture(small["picture"], "x")).startswith("<svg") and other["picture"] == ["000000808080ffffff"]
+    keep_pictures(Scores({}, frozenset(), "", {"black": Picture(np.zeros((2, 2)), "")}), tmp_path)
+    assert json.loads((tmp_path / "pictures.json").read_text())[0]["picture"] == ["000000000000"] * 2
     keep_pictures(Scores({}, frozenset()), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

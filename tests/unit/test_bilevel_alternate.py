@@ -12,7 +12,7 @@ from torch import Tensor
 from amends.bilevel.alternate import Best, alternate
 from amends.bilevel.parts import in_parts
 from amends.bilevel.problem import Problem, hypergradient
-from amends.bilevel.solvers import GD, Closed, Momentum
+from amends.bilevel.solvers import GD, Closed, Momentum, at_rest
 from amends.bilevel.strategies.cg import CG
 from amends.bilevel.strategies.unroll import Unroll
 from amends.bilevel.trust import NotTrusted
@@ -88,11 +88,12 @@ def test_momentum_takes_torchs_steps_and_is_carried_over(momentum: float, decay:
     assert torch.allclose(y["a"], theirs, atol=1e-6) and y["a"].max() <= 1
 
 
-def test_momentum_can_be_unrolled() -> None:
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_momentum_can_be_unrolled(checkpoint: bool) -> None:
     """y after two steps on (y - x)^2/2 from 0: v1 = -x, y1 = .1 x, v2 = .5 v1 - .9 x, y2 = .24 x; d(y2)/dx = .24."""
     problem = Problem(lambda x, y: y["y"].sum(), lambda x, y: 0.5 * (y["y"] - x["x"]).square().sum())
-    x, y = {"x": torch.tensor([2.0])}, {"y": torch.zeros(1)}
-    answer = hypergradient(problem, x, y, strategy=Unroll(), solver=Momentum(2, 0.1, 0.5))
+    x, y = {"x": torch.tensor([2.0])}, at_rest({"y": torch.zeros(1)})
+    answer = hypergradient(problem, x, y, strategy=Unroll(checkpoint=checkpoint), solver=Momentum(2, 0.1, 0.5))
     assert float(answer.gradient["x"]) == pytest.approx(0.24) and float(answer.inner["y"]) == pytest.approx(0.48)
 
 

@@ -287,7 +287,7 @@ def test_a_class_that_is_flagged_as_a_whole_is_pointed_out_and_most_rows_are_no_
     mask[3, 3] = 1.0
     bad = (place < 20) & (place % 2 == 1)
     told = Look.at(seen, mask, bad | (place < 3), 0.5)
-    assert told.flagged == {0: (2, 20), 1: (10, 10)} and told.regime == "selective"
+    assert told.flagged == {0: (2, 20), 1: (10, 10)} and told.regime == "partial"
     assert "nearly all that is told to be b is flagged" in told.note(("a", "b"))
     assert "most rows are flagged" in Look.at(seen, mask, place < 20, 0.5).note(("a", "b"))
     few = Look.at(seen, mask, place < 8, 0.5).note(("a", "b"))

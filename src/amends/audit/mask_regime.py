@@ -23,7 +23,7 @@ from torch import Tensor
 
 from amends.audit.amplified import Amplified
 
-Regime = Literal["collapsed", "dimmer", "whole", "selective"]
+Regime = Literal["collapsed", "dimmer", "whole", "partial"]
 ALL = 0.95
 """The share of a class's rows, and of all flags, that counts as all of them."""
 NEARLY = 0.9
@@ -100,7 +100,7 @@ class Look:
             return "collapsed"
         if self.mean >= UNTOUCHED:
             return "whole"
-        return "dimmer" if self.uneven < EVEN and self.share > MOST else "selective"
+        return "dimmer" if self.uneven < EVEN and self.share > MOST else "partial"
 
     @property
     def useless(self) -> bool:
@@ -115,7 +115,7 @@ class Look:
         }  # fmt: skip
 
     def caption(self) -> str:
-        """`selective: mean 0.08, largest 1.00, mean x mean scaling 0.56`"""
+        """`partial: mean 0.08, largest 1.00, mean x mean scaling 0.56`"""
         return f"{self.regime}: mean {self.mean:.3g}, largest {self.largest:.3g}, mean x mean scaling {self.undone:.3g}"
 
     def note(self, classes: Sequence[str]) -> str:
@@ -168,5 +168,5 @@ _VERDICT: Mapping[Regime, str] = {
     "without a motif; lower `weight`, or `passes` and `rounds`",
     "dimmer": "no split: the mask is a uniform dimmer, which takes back the scaling for every row; raise `weight`, or `passes`",
     "whole": "the mask has hardly moved from the whole image; raise `weight` or `passes`, or lower `batch`",
-    "selective": "the mask is selective",
+    "partial": "the mask keeps parts of the image",
 }

@@ -90,6 +90,11 @@ VELOCITY = "|velocity"
 """The ending of a velocity's name."""
 
 
+def at_rest(inner: Params) -> dict[str, Tensor]:
+    """Inner parameters with velocities of 0, for what keeps every step's numbers by name: unrolling with `checkpoint`."""
+    return {**inner, **{name + VELOCITY: torch.zeros_like(value) for name, value in inner.items()}}
+
+
 @dataclass(frozen=True)
 class Closed:
     """A solution in closed form, or by a solver of your own: (outer, inner) -> inner; differentiable if it is unrolled."""

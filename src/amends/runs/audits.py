@@ -141,7 +141,7 @@ def suspects(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...], 
 
 
 def keep_pictures(found: Scores, folder: Path) -> None:
-    """Each picture's numbers as `NAME.npy`, and all of them, small and with their captions, in `pictures.json`."""
+    """Each picture's numbers as `NAME.npy`; all of them small, white their largest value, with captions, in `pictures.json`."""
     for name, picture in found.pictures.items():
         out = io.BytesIO()
         np.save(out, np.asarray(picture.values), allow_pickle=False)
@@ -155,9 +155,9 @@ def keep_pictures(found: Scores, folder: Path) -> None:
 
 
 def _colours(values: Any) -> np.ndarray:
-    """[C, H, W], of a [H, W] as well."""
-    array = np.asarray(values)
-    return array[None] if array.ndim == 2 else array
+    """[C, H, W], of a [H, W] as well, as shares of the largest value."""
+    array = np.asarray(values, dtype=np.float64)
+    return (array[None] if array.ndim == 2 else array) / (array.max() or 1.0)
 
 
 def ranked(found: Scores) -> list[str]:
