@@ -38,6 +38,7 @@ def audit(
     model: Model,
     by: By = "",
     then: Then = "",
+    rows: Annotated[Path | None, typer.Option(help="Your own choice of rows: ids, or an edited flags.csv.")] = None,
     out: Annotated[Path | None, typer.Option(help="Use exactly this folder for the run; else one below --runs.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test rows, for what unlearning costs.")] = None,
     triggered: Annotated[Path | None, typer.Option(help="Images with the trigger, below the attacker's class.")] = None,
@@ -71,15 +72,16 @@ def audit(
     if epochs is not None and steps is not None:
         raise UserError("audit: give --epochs or --steps, not both")
     request = AuditRequest(
-        data=data, model=model, by=names(by, "--by"), then=names(then, "--then"), test=test, triggered=triggered, rate=rate,
-        show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps, lr=lr, batch=batch,
+        data=data, model=model, by=names(by, "--by"), then=names(then, "--then"), rows=rows, test=test, triggered=triggered,
+        rate=rate, show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps, lr=lr, batch=batch,
         reading=Reading(size, channels, skip_broken), normal=Normal(numbers(mean, "--mean"), numbers(std, "--std"), normalise),
         trust_order=trust_order, allow_empty=allow_empty,
     )  # fmt: skip
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)
     asked = resolved.recipe.audit.auditors if resolved.recipe.audit else ()
-    console.say(f"  {', '.join(auditor.name for auditor in asked)}, asking {model} about {data}")
+    if asked:
+        console.say(f"  {', '.join(auditor.name for auditor in asked)}, asking {model} about {data}")
     run = carry_out(resolved, out or choose_folder(resolved, runs, fresh=False), track or [], report=True)
     if is_main_process():
         _tell(run, bool(then))
@@ -88,16 +90,19 @@ def audit(
 def _tell(run: Path, went_on: bool) -> None:
     """Where the flags lie, and what to do with them."""
     from amends.runs import console
-    from amends.runs.audit_request import next_step, remarks
+    from amends.runs.audit_request import ORIGINAL, next_step, remarks
     from amends.runs.flag_tables import CSV, PARQUET
     from amends.runs.record import read_json
 
     for remark in remarks(run):
         console.say(f"  {remark}")
-    console.out(f"flags:   {', '.join(str(run / name) for name in (CSV, PARQUET) if (run / name).is_file())}")
+    flags = [str(run / name) for name in (CSV, PARQUET) if (run / name).is_file()]
+    if flags:
+        console.out(f"flags:   {', '.join(flags)}")
     if went_on:
-        for model in sorted(run.glob("stages/*/model"))[1:]:
-            console.out(f"model:   {model}")
+        for model in sorted(run.glob("stages/*/model")):
+            if not model.parent.name.startswith(f"01-{ORIGINAL}"):
+                console.out(f"model:   {model}")
         return
     flagged = next(line["flagged"] for line in read_json(run / "manifest.json")["audits"] if line["decides"])
     if flagged:

@@ -132,6 +132,9 @@ class _Run:
             draw=fingerprint.plain(recipe.draw),
         )  # fmt: skip
 
+        if recipe.audit is None and self.record.manifest.get("audits"):  # of another recipe in the same folder
+            self.record.update(audits=[])
+
     # ------------------------------------------------------------------ one seed
 
     def _seed(self, seed: int) -> None:
