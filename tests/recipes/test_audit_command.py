@@ -304,6 +304,28 @@ def test_a_recipe_may_audit_and_forget_nothing(tmp_path: Path, capfd: Any) -> No
     assert {row["bad"] for row in lines(tmp_path / "run" / "flags.csv")} == {"true", "false"}
 
 
+def test_a_recipe_that_poisons_its_rows_is_data_too(tmp_path: Path, capfd: Any) -> None:
+    tree = audit_tree() | {"seeds": [3], "measure": []}
+    tree.pop("audit")
+    (tmp_path / "planted.yaml").write_text(json.dumps(tree))
+    assert command("run", tmp_path / "planted.yaml", "--out", tmp_path / "run", "--no-report") == 0
+    words = [
+        "--model",
+        tmp_path / "run" / "stages" / "01-original" / "model",
+        "--by",
+        "random_scores",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert command("audit", tmp_path / "planted.yaml", *words, "--then", "fine-tune", "--steps", 1) == 0
+    manifest = read(tmp_path / "out" / "manifest.json")
+    assert manifest["seeds"] == [3] and manifest["audits"][0]["bad"] == 67
+    measured = {(m["subject"], m["name"]) for m in read(tmp_path / "out" / "results.json")["measurements"]}
+    assert {("original", "asr.triggered"), ("fine-tune", "asr.triggered"), ("fine-tune", "ta.test")} <= measured
+    assert command("audit", tmp_path / "planted.yaml", *words, "--seeds", "4") == 2
+    assert "draws its rows with seed 3, so that one has to be the first" in capfd.readouterr().err
+
+
 # ---------------------------------------------------------------------- what is said of mistakes
 
 
@@ -508,10 +530,13 @@ def test_a_table_is_ranked_and_ties_favour_no_class(tmp_path: Path, monkeypatch:
     ]  # fmt: skip
     many = Scores({f"{name}/{i}": 0.5 for name in ("cat", "dog") for i in range(50)}, frozenset())
     assert 5 < sum(name.startswith("cat") for name in ranked(many)[:30]) < 25
-    assert write_tables([found], Folder(tmp_path)) == "" and (tmp_path / "flags.parquet").is_file()
+    told: list[str] = []
+    write_tables([found], Folder(tmp_path), told.append)
+    assert told == [] and (tmp_path / "flags.parquet").is_file()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert as_parquet([found]) is None
-    assert "pip install 'amends[vision]'" in write_tables([found], Folder(tmp_path))
+    write_tables([found], Folder(tmp_path), told.append)
+    assert len(told) == 1 and "pip install 'amends[vision]'" in told[0]
 
 
 def joined(**values: Any) -> Bundle:

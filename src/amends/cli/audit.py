@@ -25,7 +25,7 @@ By = Annotated[
     typer.Option(
         metavar="NAME,...",
         help="Auditors; the first decides: " + ", ".join(e.name for e in catalog.list_kind("auditors")) + ". "
-        "[default: mspc where it is there, else spc; activation_clustering for texts]",
+        "By default mspc where it is there, else spc; activation_clustering for texts.",
     ),
 ]
 Then = Annotated[
@@ -44,7 +44,7 @@ def audit(
     triggered: Annotated[Path | None, typer.Option(help="Images with the trigger, below the attacker's class.")] = None,
     rate: Annotated[float | None, typer.Option(help="The share of bad rows that is expected, for auditors that ask.")] = None,
     show: Annotated[int, typer.Option(min=0, help="Rows with the highest scores on the page.")] = 12,
-    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds, each a replication of what comes after the audit.")] = "0",
+    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds, each a replication of what comes after the audit.")] = "",
     size: Annotated[int | None, typer.Option(min=1, help="Scale every image to this many pixels a side.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 for grey, 3 for colour; else as the model.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")] = False,

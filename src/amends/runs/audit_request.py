@@ -51,7 +51,7 @@ class AuditRequest:
     triggered: Path | None = None
     rate: float | None = None
     show: int = SHOWN
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = ()
     epochs: int | None = None
     steps: int | None = None
     lr: float | None = None
@@ -78,7 +78,7 @@ class AuditRequest:
             "name": f"audit-{'-'.join(self._called())}",
             "title": f"Which rows of {'/'.join(self._called())} should the model not have been trained on?",
             "question": self._question(),
-            "seeds": list(self.seeds),
+            "seeds": self._seeds(found),
             "data": data,
             "subject": dict(given.subject),
             "stages": {
@@ -104,6 +104,13 @@ class AuditRequest:
         """What the data is called: its folder or file, and the folder above one that is only called `train`."""
         path = self.data.expanduser().resolve()
         return [path.parent.name, path.stem] if path.stem == "train" and path.parent.name else [path.stem]
+
+    def _seeds(self, found: Found) -> list[int]:
+        """The first seed draws the rows of a recipe, so it has to be the one with which the model was trained on them."""
+        first = found.seed or 0
+        if found.seed is not None and self.seeds and self.seeds[0] != first:
+            raise UserError(f"--seeds: {self.data} draws its rows with seed {first}, so that one has to be the first")
+        return list(self.seeds) or [first]
 
     def _question(self) -> str:
         if not self.then:
