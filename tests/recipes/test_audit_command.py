@@ -22,6 +22,7 @@ from amends.core.spec import build_use
 from amends.core.types import Sample, Scores
 from amends.data.bundle import Bundle
 from amends.runs.audit_request import AuditRequest
+from amends.runs.audits import ranked
 from amends.runs.flag_tables import Audited, as_parquet, write_tables
 from amends.runs.recipe import build_recipe
 from amends.runs.record import Folder
@@ -209,6 +210,21 @@ def test_then_takes_the_scores_that_lie_there_and_measures_before_and_after(
     assert len(list(out.glob("stages/*/model"))) == 3
 
 
+def test_rows_that_you_choose_are_forgotten_without_an_auditor(world: World, audited: Path, tmp_path: Path, capfd: Any) -> None:
+    out = tmp_path / "mine"
+    shutil.copytree(audited, out)
+    table = (out / "flags.csv").read_text().replace(",true,", ",false,").splitlines()
+    mine = [line.replace(",false,", ",true,") if "cat/11.png" in line else line for line in table]
+    (tmp_path / "mine.csv").write_text("\n".join(mine) + "\n")
+    words = ["--rows", tmp_path / "mine.csv", "--then", "fine-tune", "--steps", 1, "--test", world.test, "--out", out]
+    assert command("audit", world.data, "--model", world.model, *words) == 0
+    manifest = read(out / "manifest.json")
+    assert manifest["data"]["roles"]["forget"] == 1 and manifest["audits"] == []
+    scored = (out / "scores" / "fine-tune-seed0" / "ua.forget.jsonl").read_text()
+    assert json.loads(scored)["id"] == "cat/11.png"
+    assert "What the audit found" not in (out / "report.html").read_text(encoding="utf-8")
+
+
 def read_yaml(path: Path) -> Any:
     import yaml
 
@@ -286,6 +302,28 @@ def test_a_recipe_may_audit_and_forget_nothing(tmp_path: Path, capfd: Any) -> No
     assert "forget" not in read(tmp_path / "run" / "manifest.json")["data"]["roles"]
     assert "AUROC" in capfd.readouterr().out
     assert {row["bad"] for row in lines(tmp_path / "run" / "flags.csv")} == {"true", "false"}
+
+
+def test_a_recipe_that_poisons_its_rows_is_data_too(tmp_path: Path, capfd: Any) -> None:
+    tree = audit_tree() | {"seeds": [3], "measure": []}
+    tree.pop("audit")
+    (tmp_path / "planted.yaml").write_text(json.dumps(tree))
+    assert command("run", tmp_path / "planted.yaml", "--out", tmp_path / "run", "--no-report") == 0
+    words = [
+        "--model",
+        tmp_path / "run" / "stages" / "01-original" / "model",
+        "--by",
+        "random_scores",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert command("audit", tmp_path / "planted.yaml", *words, "--then", "fine-tune", "--steps", 1) == 0
+    manifest = read(tmp_path / "out" / "manifest.json")
+    assert manifest["seeds"] == [3] and manifest["audits"][0]["bad"] == 67
+    measured = {(m["subject"], m["name"]) for m in read(tmp_path / "out" / "results.json")["measurements"]}
+    assert {("original", "asr.triggered"), ("fine-tune", "asr.triggered"), ("fine-tune", "ta.test")} <= measured
+    assert command("audit", tmp_path / "planted.yaml", *words, "--seeds", "4") == 2
+    assert "draws its rows with seed 3, so that one has to be the first" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------- what is said of mistakes
@@ -439,6 +477,12 @@ CASES: dict[str, tuple[Callable[[World, Path, Path], list[object]], str]] = {
     "an unknown method": (given("--then", "l1sparse"), "--then l1sparse: no such method (did you mean 'l1-sparse'?)"),
     "a method for language models": (given("--then", "wagle"), "--then wagle: it is for language models"),
     "test rows that are not there": (given("--test", "absent"), "--test absent: no such file or folder"),
+    "a choice and an auditor": (
+        given("--rows", "x.csv", "--by", "spc"),
+        "--rows: you say which rows go, so no auditor is asked",
+    ),
+    "a choice and nothing to do": (given("--rows", "x.csv"), "--rows: says which rows go, and nothing is done with them"),
+    "a choice that is not there": (given("--rows", "x.csv", "--then", "retrain"), "--rows x.csv: no such file"),
     "epochs of retraining": (given("--then", "retrain", "--epochs", 3), "--epochs: retraining is told --steps"),
     "seeds": (given("--seeds", "0,one"), "--seeds one: expected whole numbers from 0"),
     "a mean": (given("--mean", "0.5,x"), "--mean 0.5,x: expected numbers with commas between them"),
@@ -478,16 +522,21 @@ def test_what_is_refused_can_be_allowed(world: World, vit: Path, tmp_path: Path)
 # ---------------------------------------------------------------------- the parts
 
 
-def test_a_table_is_ranked_with_ties_in_the_order_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_ranked_and_ties_favour_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tuple(Sample(name, {"label": 0, "poisoned": name == "b"}) for name in "abc")
     found = Audited("spc", 0, True, Scores({"a": 0.5, "b": 0.5, "c": 0.9}, frozenset("c")), rows, ("cat",))
     assert [(line["id"], line["rank"], line["row"], line["bad"]) for line in found.lines()] == [
-        ("c", 1, 2, False), ("a", 2, 0, False), ("b", 3, 1, True)
+        ("c", 1, 2, False), ("b", 2, 1, True), ("a", 3, 0, False)
     ]  # fmt: skip
-    assert write_tables([found], Folder(tmp_path)) == "" and (tmp_path / "flags.parquet").is_file()
+    many = Scores({f"{name}/{i}": 0.5 for name in ("cat", "dog") for i in range(50)}, frozenset())
+    assert 5 < sum(name.startswith("cat") for name in ranked(many)[:30]) < 25
+    told: list[str] = []
+    write_tables([found], Folder(tmp_path), told.append)
+    assert told == [] and (tmp_path / "flags.parquet").is_file()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert as_parquet([found]) is None
-    assert "pip install 'amends[vision]'" in write_tables([found], Folder(tmp_path))
+    write_tables([found], Folder(tmp_path), told.append)
+    assert len(told) == 1 and "pip install 'amends[vision]'" in told[0]
 
 
 def joined(**values: Any) -> Bundle:

@@ -25,7 +25,7 @@ By = Annotated[
     typer.Option(
         metavar="NAME,...",
         help="Auditors; the first decides: " + ", ".join(e.name for e in catalog.list_kind("auditors")) + ". "
-        "[default: mspc where it is there, else spc; activation_clustering for texts]",
+        "By default mspc where it is there, else spc; activation_clustering for texts.",
     ),
 ]
 Then = Annotated[
@@ -38,12 +38,13 @@ def audit(
     model: Model,
     by: By = "",
     then: Then = "",
+    rows: Annotated[Path | None, typer.Option(help="Your own choice of rows: ids, or an edited flags.csv.")] = None,
     out: Annotated[Path | None, typer.Option(help="Use exactly this folder for the run; else one below --runs.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test rows, for what unlearning costs.")] = None,
     triggered: Annotated[Path | None, typer.Option(help="Images with the trigger, below the attacker's class.")] = None,
     rate: Annotated[float | None, typer.Option(help="The share of bad rows that is expected, for auditors that ask.")] = None,
     show: Annotated[int, typer.Option(min=0, help="Rows with the highest scores on the page.")] = 12,
-    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds, each a replication of what comes after the audit.")] = "0",
+    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds, each a replication of what comes after the audit.")] = "",
     size: Annotated[int | None, typer.Option(min=1, help="Scale every image to this many pixels a side.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 for grey, 3 for colour; else as the model.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")] = False,
@@ -71,15 +72,16 @@ def audit(
     if epochs is not None and steps is not None:
         raise UserError("audit: give --epochs or --steps, not both")
     request = AuditRequest(
-        data=data, model=model, by=names(by, "--by"), then=names(then, "--then"), test=test, triggered=triggered, rate=rate,
-        show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps, lr=lr, batch=batch,
+        data=data, model=model, by=names(by, "--by"), then=names(then, "--then"), rows=rows, test=test, triggered=triggered,
+        rate=rate, show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps, lr=lr, batch=batch,
         reading=Reading(size, channels, skip_broken), normal=Normal(numbers(mean, "--mean"), numbers(std, "--std"), normalise),
         trust_order=trust_order, allow_empty=allow_empty,
     )  # fmt: skip
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)
     asked = resolved.recipe.audit.auditors if resolved.recipe.audit else ()
-    console.say(f"  {', '.join(auditor.name for auditor in asked)}, asking {model} about {data}")
+    if asked:
+        console.say(f"  {', '.join(auditor.name for auditor in asked)}, asking {model} about {data}")
     run = carry_out(resolved, out or choose_folder(resolved, runs, fresh=False), track or [], report=True)
     if is_main_process():
         _tell(run, bool(then))
@@ -88,16 +90,19 @@ def audit(
 def _tell(run: Path, went_on: bool) -> None:
     """Where the flags lie, and what to do with them."""
     from amends.runs import console
-    from amends.runs.audit_request import next_step, remarks
+    from amends.runs.audit_request import ORIGINAL, next_step, remarks
     from amends.runs.flag_tables import CSV, PARQUET
     from amends.runs.record import read_json
 
     for remark in remarks(run):
         console.say(f"  {remark}")
-    console.out(f"flags:   {', '.join(str(run / name) for name in (CSV, PARQUET) if (run / name).is_file())}")
+    flags = [str(run / name) for name in (CSV, PARQUET) if (run / name).is_file()]
+    if flags:
+        console.out(f"flags:   {', '.join(flags)}")
     if went_on:
-        for model in sorted(run.glob("stages/*/model"))[1:]:
-            console.out(f"model:   {model}")
+        for model in sorted(run.glob("stages/*/model")):
+            if not model.parent.name.startswith(f"01-{ORIGINAL}"):
+                console.out(f"model:   {model}")
         return
     flagged = next(line["flagged"] for line in read_json(run / "manifest.json")["audits"] if line["decides"])
     if flagged:

@@ -121,7 +121,9 @@ def _told(run: RunData, line: Row) -> list[str]:
     said += f"; {', '.join(known)}" if known else ""
     note = [f"  {line['note']}"] if line.get("note") else []
     top = ", ".join(str(row.get("id", "?")) for row in run.suspects[:SUSPECTS_TOLD])
-    return [said, *note, *([f"  highest scores: {top}"] if line.get("decides") and top else [])]
+    shared = number(line.get("highest")) or 0
+    equal = f" (drawn from {shared:,.0f} rows with one score)" if shared > SUSPECTS_TOLD else ""
+    return [said, *note, *([f"  highest scores{equal}: {top}"] if line.get("decides") and top else [])]
 
 
 def _auditor(run: RunData, name: str, decides: bool, note: str) -> Auditor:

@@ -37,6 +37,8 @@ class Found:
     source: Mapping[str, Any]
     test: bool = False
     triggered: bool = False
+    seed: int | None = None
+    """The seed that a recipe draws its rows with."""
 
 
 def find(path: Path, at: str, reading: Reading) -> Found:
@@ -110,11 +112,13 @@ def _npz_has_test(where: Path) -> bool:
 
 def _of_recipe(where: Path, at: str) -> Found:
     """The rows of a recipe before they are split into what is forgotten and what stays."""
-    data = read(where).get("data")
+    tree = read(where)
+    data, seeds = tree.get("data"), tree.get("seeds")
     while isinstance(data, Mapping) and normal(str(data.get("use"))) == "labelled":
         data = data.get("of")
     if isinstance(data, str):
         data = {"use": data}
     if not isinstance(data, Mapping) or "use" not in data:
         raise UserError(f"{at} {where}: has no key `data` with a `use:`, so there are no rows to audit")
-    return Found(dict(data), test=True, triggered=normal(str(data["use"])) == "poison")
+    seed = seeds[0] if isinstance(seeds, list) and seeds and isinstance(seeds[0], int) else 0
+    return Found(dict(data), test=True, triggered=normal(str(data["use"])) == "poison", seed=seed)

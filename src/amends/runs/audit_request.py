@@ -45,11 +45,13 @@ class AuditRequest:
     model: str
     by: tuple[str, ...] = ()
     then: tuple[str, ...] = ()
+    rows: Path | None = None
+    """A file that says which rows go, in an auditor's place: ids, or a table with `id` and `flagged`."""
     test: Path | None = None
     triggered: Path | None = None
     rate: float | None = None
     show: int = SHOWN
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = ()
     epochs: int | None = None
     steps: int | None = None
     lr: float | None = None
@@ -69,27 +71,46 @@ class AuditRequest:
         roles = {"test": found.test or self.test is not None, "triggered": found.triggered or self.triggered is not None}
         goes_on = bool(self.then)
         measures = [*self._measures(), *({"use": use} for use, role in (("ta", "test"), ("asr", "triggered")) if roles[role])]
-        return {
+        data = {"use": "labelled", "of": rows, "by": "audit"} if goes_on else rows
+        if self.rows is not None:
+            data |= {"by": "ids", "file": str(self._chosen(self.rows))}
+        tree = {
             "name": f"audit-{'-'.join(self._called())}",
             "title": f"Which rows of {'/'.join(self._called())} should the model not have been trained on?",
             "question": self._question(),
-            "seeds": list(self.seeds),
-            "data": {"use": "labelled", "of": rows, "by": "audit"} if goes_on else rows,
+            "seeds": self._seeds(found),
+            "data": data,
             "subject": dict(given.subject),
             "stages": {
                 ORIGINAL: {**given.stage, "once": True, "kind": "original"},
                 **{name: self._stage(name, given) for name in self.then},
             },
-            "audit": self._audit(given.texts),
             "reading": {"show": [role for role in ("forget", "triggered", "test") if roles.get(role, goes_on)]},
             "measure": measures,
             "headline": _headline(measures),
         }  # fmt: skip
+        return tree if self.rows is not None else {**tree, "audit": self._audit(given.texts)}
+
+    def _chosen(self, file: Path) -> Path:
+        if self.by:
+            raise UserError("--rows: you say which rows go, so no auditor is asked: leave --by out")
+        if not self.then:
+            raise UserError("--rows: says which rows go, and nothing is done with them: give --then retrain, or another method")
+        if not file.expanduser().is_file():
+            raise UserError(f"--rows {file}: no such file")
+        return file.expanduser().resolve()
 
     def _called(self) -> list[str]:
         """What the data is called: its folder or file, and the folder above one that is only called `train`."""
         path = self.data.expanduser().resolve()
         return [path.parent.name, path.stem] if path.stem == "train" and path.parent.name else [path.stem]
+
+    def _seeds(self, found: Found) -> list[int]:
+        """The first seed draws the rows of a recipe, so it has to be the one with which the model was trained on them."""
+        first = found.seed or 0
+        if found.seed is not None and self.seeds and self.seeds[0] != first:
+            raise UserError(f"--seeds: {self.data} draws its rows with seed {first}, so that one has to be the first")
+        return list(self.seeds) or [first]
 
     def _question(self) -> str:
         if not self.then:
@@ -177,8 +198,8 @@ def remarks(run: Path) -> list[str]:
     known = {m["name"]: m["value"] for m in reversed(measured) if m["subject"] == ORIGINAL and m["attack"] is None}
     told = known.get("accuracy.train", known.get("ra.retain"))
     said = []
-    decides = next(line for line in read_json(run / "manifest.json")["audits"] if line["decides"])
-    if decides["flagged"] > MANY * decides["rows"]:
+    decides = next((line for line in read_json(run / "manifest.json").get("audits", ()) if line["decides"]), None)
+    if decides is not None and decides["flagged"] > MANY * decides["rows"]:
         said.append(
             f"warning: {decides['auditor']} flags {decides['flagged'] / decides['rows']:.0%} of the rows: it did not tell bad "
             "ones from others here: try another auditor (--by)"
@@ -207,6 +228,9 @@ def remarks(run: Path) -> list[str]:
 def next_step(words: Sequence[str], run: Path, flagged: int) -> str:
     """The command that goes on from a run that only audited: the same with `--then`, in the same folder."""
     if not flagged:
-        return "nothing is flagged: another auditor may see more (amends methods auditors), and none sees everything"
+        return (
+            "nothing is flagged; the highest scores are worth a look all the same, and another auditor may see more (amends "
+            "methods auditors); rows that you choose yourself go by --rows FILE --then retrain"
+        )
     kept = [*words, *(() if "--out" in words else ("--out", str(run)))]
     return f"amends {shlex.join(kept)} --then retrain"

@@ -22,6 +22,7 @@ import numpy as np
 from amends.audit.rows import blind
 from amends.core import fingerprint
 from amends.core.errors import UserError
+from amends.core.rng import stream_seed
 from amends.core.types import Sample, Scores
 from amends.data.bundle import Bundle
 from amends.metrics.evaluation import name_of
@@ -98,11 +99,11 @@ def known_bad(rows: tuple[Sample, ...]) -> dict[str, bool]:
 def told(auditor: Any, found: Scores, data: Bundle, **about: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One line for the manifest, and the measurements for results.json."""
     rows = data[auditor.role]
-    bad = known_bad(rows)
+    bad, values = known_bad(rows), list(found.score.values())
     line = {
         "auditor": auditor.name, **about, "settings": fingerprint.plain(auditor), "rows": len(rows),
-        "flagged": len(found.flagged), "bad": sum(bad.values()) if bad else None,
-        "classes": _per_class(rows, found, bad, data), "note": found.note,
+        "flagged": len(found.flagged), "highest": values.count(max(values, default=0.0)),
+        "bad": sum(bad.values()) if bad else None, "classes": _per_class(rows, found, bad, data), "note": found.note,
     }  # fmt: skip
     own = {key: about[key] for key in ("model", "seed", "decides")}
     measured = flag_measurements(found, bad, {row.id: row.data.get("label") for row in rows})
@@ -161,8 +162,8 @@ def _colours(values: Any) -> np.ndarray:
 
 
 def ranked(found: Scores) -> list[str]:
-    """The ids, the highest score first; equal ones in their own order."""
-    return sorted(found.score, key=lambda row: (-found.score[row], row))
+    """The ids, the highest score first; equal ones in an order drawn from their ids, which favours no class."""
+    return sorted(found.score, key=lambda row: (-found.score[row], stream_seed(0, "ties", row)))
 
 
 def as_csv(found: Scores, rows: tuple[Sample, ...], classes: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +49,16 @@ class Audited:
         ]  # fmt: skip
 
 
-def write_tables(audited: Sequence[Audited], record: Folder) -> str:
-    """Writes both files into the run's folder. Returns a sentence where one of them could not be made, else nothing."""
+def write_tables(audited: Sequence[Audited], record: Folder, say: Callable[[str], None]) -> None:
+    """Writes both files into the run's folder, and says so where one of them cannot be made."""
     if not record.writes:
-        return ""
+        return
     write_text(record.path / CSV, as_csv(next(a for a in audited if a.decides).lines()))
     packed = as_parquet(audited)
     if packed is None:
-        return NO_PYARROW
-    write_bytes(record.path / PARQUET, packed)
-    return ""
+        say(NO_PYARROW)
+    else:
+        write_bytes(record.path / PARQUET, packed)
 
 
 def as_csv(lines: Sequence[dict[str, Any]]) -> str:

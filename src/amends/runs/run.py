@@ -132,6 +132,9 @@ class _Run:
             draw=fingerprint.plain(recipe.draw),
         )  # fmt: skip
 
+        if recipe.audit is None and self.record.manifest.get("audits"):  # of another recipe in the same folder
+            self.record.update(audits=[])
+
     # ------------------------------------------------------------------ one seed
 
     def _seed(self, seed: int) -> None:
@@ -176,9 +179,8 @@ class _Run:
         for i, auditor in enumerate(recipe.audit.auditors):
             folder = self.record.path / "audits" / f"{auditor.name}{self._mark(stage, seed)}"
             run = StageRun(f"audit by {auditor.name}", effective, folder, self.record, self.mirrors)
-            found, how = audits.conduct(
-                auditor, lambda: self._load(stage.name, seed), whole, start, run, recipe.audit.show
-            )  # fmt: skip
+            load = partial(self._load, stage.name, seed)
+            found, how = audits.conduct(auditor, load, whole, start, run, recipe.audit.show)
             if not (stage.once and seed != recipe.seeds[0]):
                 line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
                 self.flags, self.audited = self.flags + rows, [*self.audited, line]
@@ -186,9 +188,7 @@ class _Run:
                 self.scored.append(flag_tables.Audited(auditor.name, effective, i == 0, found, *own))
             decided = found if i == 0 else decided
         self.record.update(audits=self.audited)
-        lacking = flag_tables.write_tables(self.scored, self.record)
-        if lacking:
-            self._say(lacking)
+        flag_tables.write_tables(self.scored, self.record, self._say)
         assert decided is not None
         self.data = audits.split(recipe, whole, decided)
         self.data_print = self.data.fingerprint()
