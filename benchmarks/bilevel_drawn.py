@@ -32,7 +32,7 @@ def picture(drawn: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         lines += [el("circle", el("title", f"{m:.1f} MiB"), cx=across(s), cy=up(m), r=2.5, cls="mark") for s, m in points]
         key = f"M58 {42 + 18 * i}h34"
         lines += [el("path", d=key, cls="line", stroke_dasharray=_DASHES.get(kind))]
-        lines += [text(100, 46 + 18 * i, f"{NAMES.get(kind, kind)}, {points[-1][1]:.3g} at {points[-1][0]}")]
+        lines += [text(100, 46 + 18 * i, NAMES.get(kind, kind))]
     whole = el(
         "svg", el("title", said), el("style", _STYLE), text(8, 14, said), *_scales(across, up, steps), *lines,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", width=2 * WIDTH, role="img", aria_label=said,
