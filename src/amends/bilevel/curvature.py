@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amends.bilevel.problem import Problem, scalar
-from amends.bilevel.tree import flat, leaves, like
+from amends.bilevel.tree import detached, flat, leaves, like
 from amends.core.errors import UserError
 from amends.core.protocols import Params
 
@@ -27,7 +27,7 @@ class Lower:
     def __init__(self, problem: Problem, outer: Params, inner: Params) -> None:
         self.outer, self.inner = leaves(outer), leaves(inner)
         self.products = 0
-        self._loss = problem.lower
+        self._loss, self._fixed = problem.lower, detached(outer)
         loss = scalar(problem.lower(self.outer, self.inner), "lower")
         found: tuple[Tensor | None, ...] = (None,) * len(self.inner)
         if loss.requires_grad:
@@ -40,6 +40,8 @@ class Lower:
         self._slope_D = flat(s for s in found if s is not None)
         self.slope_D = self._slope_D.detach()
         """The lower loss's gradient in y."""
+        self._inner_D = flat(self.inner.values()).detach()
+        self._width = 2 * torch.finfo(self.slope_D.dtype).eps ** 0.5 * (1 + float(self._inner_D.norm()))
 
     @property
     def linear(self) -> bool:
@@ -59,14 +61,13 @@ class Lower:
         e = 2 sqrt(eps) (1 + |y|) / |v| (Andrei 2009): in float32 the error is some 5e-4 of |H v|, in float64 some 1e-8.
         """
         self.products += 1
-        y_D, length = flat(self.inner.values()).detach(), float(v_D.norm())
+        length = float(v_D.norm())
         if length == 0:
             return torch.zeros_like(v_D)
-        e = 2 * torch.finfo(v_D.dtype).eps ** 0.5 * (1 + float(y_D.norm())) / length
-        there = leaves(like(y_D + e * v_D, self.inner))
-        outer = {n: v.detach() for n, v in self.outer.items()}
-        found = torch.autograd.grad(scalar(self._loss(outer, there), "lower"), list(there.values()))
-        return (flat(found) - self.slope_D) / e
+        e = self._width / length
+        there = leaves(like(self._inner_D.add(v_D, alpha=e), self.inner))
+        found = torch.autograd.grad(scalar(self._loss(self._fixed, there), "lower"), list(there.values()))
+        return flat(found).sub_(self.slope_D).div_(e)
 
     def both(self, v_D: Tensor) -> tuple[dict[str, Tensor | None], Tensor]:
         """d<grad_y g, v>/dx, None where x has no part in it, and H v: both in one backward pass."""

@@ -67,13 +67,10 @@ def implicit(at: Point, solve: Solve, free_at: Callable[[Lower], Free] = lambda 
 
 def _diagnosis(at: Point, lower: Lower, free: Free, b_D: Tensor, solved: Solved, image_D: Tensor) -> Diagnosis:
     size = float(b_D.norm()) or 1.0
-    curvatures, exact = list(solved.curvatures), False
     linear = not image_D.any() and lower.linear
     start_D = free.onto(torch.randn(len(b_D), generator=at.rng, dtype=torch.float64).to(b_D))
-    if at.trust.probe and not linear and start_D.any():
-        probe = lanczos(lambda v_D: free.onto(lower.product(v_D)), start_D, at.trust.probe)
-        curvatures, exact = [*curvatures, *probe.ends], probe.rest == 0.0 and len(probe.basis_KD) == len(b_D)
-    smallest, largest = _ends(curvatures, b_D.dtype, at.trust)
+    seen, exact = ([], False) if linear else probed(at, lambda v_D: free.onto(lower.product(v_D)), start_D)
+    smallest, largest = ends([*solved.curvatures, *seen], b_D.dtype, at.trust)
     return Diagnosis(
         residual=float((image_D + solved.damping * solved.v_D - b_D).norm()) / size, bias=float((image_D - b_D).norm()) / size,
         stationarity=None if linear else _stationarity(at, lower, free, smallest), largest=largest, smallest=smallest,
@@ -82,7 +79,15 @@ def _diagnosis(at: Point, lower: Lower, free: Free, b_D: Tensor, solved: Solved,
     )  # fmt: skip
 
 
-def _ends(curvatures: list[float], dtype: torch.dtype, trust: Trust) -> tuple[float | None, float | None]:
+def probed(at: Point, product: Product, start_D: Tensor) -> tuple[list[float], bool]:
+    """Curvatures at the ends of what the point's probe looks at, and whether they are the spectrum's; none without a probe."""
+    if not at.trust.probe or not start_D.any():
+        return [], False
+    probe = lanczos(product, start_D, at.trust.probe)
+    return [*probe.ends], probe.rest == 0.0 and len(probe.basis_KD) == len(start_D)
+
+
+def ends(curvatures: list[float], dtype: torch.dtype, trust: Trust) -> tuple[float | None, float | None]:
     """The smallest and the largest; what is 0 but for rounding is 0."""
     if not curvatures:
         return None, None

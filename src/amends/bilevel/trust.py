@@ -93,7 +93,7 @@ class Trust:
 
     def _complaints(self, d: Diagnosis) -> list[str | None]:
         return [
-            self._series(d), self._minimum(d), self._finite(d), self._residual(d), self._bias(d), self._held(d),
+            self._minimum(d), self._series(d), self._finite(d), self._residual(d), self._bias(d), self._held(d),
             self._stationary(d),
         ]  # fmt: skip
 
@@ -111,18 +111,18 @@ class Trust:
         )
 
     def _minimum(self, d: Diagnosis) -> str | None:
-        if not self.curvature or not d.assumes_minimum:
+        if not self.curvature or not (d.assumes_minimum or d.solves):
             return None
         if d.lower_linear:
             return "the lower loss is linear in the inner parameters and has no minimum: add a regulariser to it"
         if d.smallest is None or d.largest is None:
             return None
-        if d.smallest < -self.singular * max(d.largest, 0.0) and d.smallest < 0:
+        if d.assumes_minimum and d.smallest < -self.singular * max(d.largest, 0.0) and d.smallest < 0:
             return (
                 f"the lower loss has negative curvature ({d.smallest:.3g}, the largest is {d.largest:.3g}): the inner "
                 "parameters are at no minimum; solve the lower level further, regularise it, or use unroll, forward or f2sa"
             )
-        if d.smallest <= self.singular * d.largest:
+        if min(abs(d.smallest), abs(d.largest)) <= self.singular * max(abs(d.smallest), abs(d.largest)):
             return (
                 f"the lower loss is flat in a direction (curvature {d.smallest:.3g}, the largest is {d.largest:.3g}): its "
                 "minimum is no single point and implicit differentiation has no answer; regularise it, or use unroll, f2sa or "

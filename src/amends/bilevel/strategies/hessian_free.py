@@ -21,5 +21,5 @@ class HessianFree:
     def __call__(self, at: Point) -> Answer:
         """The hypergradient at the solver's solution."""
         return implicit(
-            at, lambda lower, b_D: Solved(b_D / self.curvature, assumes_minimum=False, solves=False)
+            at, lambda lower, b_D: Solved(b_D / self.curvature, solves=False)
         )  # fmt: skip

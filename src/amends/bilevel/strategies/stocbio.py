@@ -5,7 +5,7 @@ The inner steps take a draw each. Then with r_0 = grad_y f on one draw,
     r_{q+1} = r_q - step H(draw q) r_q,    v = step sum_{q=0..Q} r_q,    dF/dx ~ grad_x f - d/dx <grad_y g, v>,
 
 the last on another draw. In expectation it is Neumann's series of Q + 1 terms. What rows of one step say of convergence is
-noise, so the answer is held to the series' growth alone.
+noise, so the answer is held to the series' growth, and where the point has a probe to the curvature of the draws' mean.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from amends.bilevel.curvature import Lower
+from amends.bilevel.implicit import ends, probed
 from amends.bilevel.problem import Answer, Point, Upper, combined
 from amends.bilevel.tree import detached, filled, flat
 from amends.bilevel.trust import Diagnosis
@@ -35,7 +36,8 @@ class StocBiO:
         """The estimate at the inner parameters that the solver arrives at."""
         inner = at.solved()
         found = estimate(at, at.outer, inner, step=self.step, steps=self.steps, first=at.solver.steps)
-        return Answer(found.gradient, inner, found.value, Diagnosis(radius=found.radius, step=self.step))
+        seen = looked(at, inner, found.radius, step=self.step, steps=self.steps, first=at.solver.steps)
+        return Answer(found.gradient, inner, found.value, seen)
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,17 @@ def estimate(at: Point, outer: Params, inner: Params, *, step: float, steps: int
     cross, _ = Lower(at.draw(first + 1 + steps), outer, inner).both(step * sum_D)
     radius = (float(r_D.norm()) / began) ** (1 / taken) if began > 0 else 0.0
     return Estimate(combined(upper, cross, outer), upper.value, radius)
+
+
+def looked(at: Point, inner: Params, radius: float, *, step: float, steps: int, first: int) -> Diagnosis:
+    """What the series did, and the ends of the spectrum of the mean Hessian over its draws, by a probe from a random start."""
+    if not at.trust.probe:
+        return Diagnosis(radius=radius, step=step)
+    problems = [at.problem] if at.draws is None else [at.draw(first + 1 + q) for q in range(steps)]
+    lowers = [Lower(problem, at.outer, inner) for problem in problems]
+    y_D = flat(detached(inner).values())
+    start_D = torch.randn(len(y_D), generator=at.rng, dtype=torch.float64).to(y_D)
+    seen, exact = probed(at, lambda v_D: torch.stack([lower.product(v_D) for lower in lowers]).mean(0), start_D)
+    smallest, largest = ends(seen, y_D.dtype, at.trust)
+    products = steps + 1 + sum(lower.products for lower in lowers)
+    return Diagnosis(largest=largest, smallest=smallest, exact=exact, radius=radius, step=step, products=products)

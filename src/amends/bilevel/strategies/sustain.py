@@ -14,9 +14,8 @@ import torch
 
 from amends.bilevel.problem import Answer, Point
 from amends.bilevel.solvers import gradient
-from amends.bilevel.strategies.stocbio import estimate
+from amends.bilevel.strategies.stocbio import estimate, looked
 from amends.bilevel.tree import add, detached
-from amends.bilevel.trust import Diagnosis
 from amends.core.protocols import Params
 from amends.core.spec import Count, Fraction, Positive, spec
 
@@ -46,7 +45,8 @@ class Sustain:
             lower = add(lower, add(at.memory["lower"], self._slope(at, outer, inner), -1.0), 1 - self.beta)
         memory = {"outer": detached(at.outer), "inner": detached(at.inner), "upper": upper, "lower": lower}
         moved = add(at.inner, lower, -self.lr)
-        return Answer(upper, moved, here.value, Diagnosis(radius=here.radius, step=self.step), memory)
+        seen = looked(at, at.inner, here.radius, step=self.step, steps=self.steps, first=1)
+        return Answer(upper, moved, here.value, seen, memory)
 
     @staticmethod
     def _slope(at: Point, outer: Params, inner: Params) -> Params:

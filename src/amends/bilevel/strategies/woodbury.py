@@ -48,4 +48,4 @@ class Woodbury:
         gram_NN = (single_ND @ single_ND.T).double()
         gram_NN.diagonal().add_(len(losses_N) * self.damping)
         weights_N = torch.linalg.solve(gram_NN, (single_ND @ b_D).double()).to(b_D)
-        return Solved((b_D - weights_N @ single_ND) / self.damping, assumes_minimum=False, solves=False)
+        return Solved((b_D - weights_N @ single_ND) / self.damping, solves=False)
