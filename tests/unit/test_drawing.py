@@ -46,6 +46,16 @@ def test_what_stages_took_is_drawn_as_a_measurement_is_and_over_sparsity_only() 
         ([{"of": ["ta.test"], "lines": {}}], "draw.0.lines"),
         ([{"of": ["ta.test"], "lines": {str(i): ["original"] for i in range(6)}}], "draw.0.lines"),
         ([{"of": ["ta.test"], "lines": {"a": ["original"]}, "over": "time"}], "draw.0.over"),
+        (
+            [{"of": ["ta.test"], "lines": {"a": ["original", "retrain"]}, "over": "measurements"}],
+            "over measurements a line",
+        ),
+        (
+            [{"of": ["ta.test"], "lines": {"a": ["original"]}, "over": "stages", "ticks": ["1", "2"]}],
+            r"2 .* for 1 place",
+        ),
+        ([{"of": ["ta.test"], "lines": {"a": ["original"]}, "ticks": ["1"]}], "draw.0.ticks: is for figures over stages or"),
+        ([{"of": ["ta.test"], "lines": {"a": ["original"]}, "level": "ta.tst"}], r"draw.0.level: .* 'ta.tst' \(did you mean"),
         ([{"of": ["ta.test"], "line": {"a": ["original"]}}], r"draw.0.line: Drawing has no such key \(did you mean 'lines'"),
     ],
 )

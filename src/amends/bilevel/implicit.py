@@ -58,17 +58,23 @@ def implicit(at: Point, solve: Solve, free_at: Callable[[Lower], Free] = lambda 
     upper = Upper.of(at.problem, at.outer, inner)
     lower = Lower(at.problem, at.outer, inner)
     free = free_at(lower)
-    b_D = free.onto(flat(filled(upper.inner, lower.inner).values()))
+    b_D = _along(free, flat(filled(upper.inner, lower.inner).values()))
     solved = solve(lower, b_D) if b_D.any() else Solved(torch.zeros_like(b_D))
     cross, image_D = lower.both(solved.v_D)
     gradient = combined(upper, cross, at.outer)
     return Answer(gradient, inner, upper.value, _diagnosis(at, lower, free, b_D, solved, free.onto(image_D)))
 
 
+def _along(free: Free, v_D: Tensor) -> Tensor:
+    """The part of a vector in the free directions: 0 where what is left of it is rounding, as where there are none."""
+    left_D = free.onto(v_D)
+    return left_D if float(left_D.norm()) > 100 * torch.finfo(v_D.dtype).eps * float(v_D.norm()) else torch.zeros_like(v_D)
+
+
 def _diagnosis(at: Point, lower: Lower, free: Free, b_D: Tensor, solved: Solved, image_D: Tensor) -> Diagnosis:
     size = float(b_D.norm()) or 1.0
     linear = not image_D.any() and lower.linear
-    start_D = free.onto(torch.randn(len(b_D), generator=at.rng, dtype=torch.float64).to(b_D))
+    start_D = _along(free, torch.randn(len(b_D), generator=at.rng, dtype=torch.float64).to(b_D))
     seen, exact = ([], False) if linear else probed(at, lambda v_D: free.onto(lower.product(v_D)), start_D)
     smallest, largest = ends([*solved.curvatures, *seen], b_D.dtype, at.trust)
     return Diagnosis(

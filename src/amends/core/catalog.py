@@ -31,6 +31,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "subjects/image_classifier.py",
         "subjects/text_classifier.py",
         "subjects/one_layer.py",
+        "subjects/power_net.py",
     ),
     "stages": ("train/*.py", "unlearn/*.py"),
     "terms": ("terms/*.py",),

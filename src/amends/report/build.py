@@ -24,6 +24,7 @@ from amends.report.confidence import FOLDED, histograms
 from amends.report.drawn import drawn
 from amends.report.load import Row, RunData, load, mapping
 from amends.report.masks import masks
+from amends.report.ordered import ordered
 from amends.report.price import price
 from amends.report.scorecard import scorecard
 from amends.report.scored import scored
@@ -100,6 +101,7 @@ def context(run: RunData) -> dict[str, Any]:
         "tradeoff": panels.tradeoff(table),
         "price": price(table),
         "drawn": drawn(run, table),
+        "ordered": ordered(run, table),
         "scored": scored(run),
         "forests": panels.by_role(table),
         "histograms": histograms(run, table),

@@ -65,7 +65,7 @@ def picture(lines: Sequence[Line], name: str) -> Markup:
     top = names[-1][2] + 22
     left, right, bottom = 48, WIDTH - 14, top + 236
     x = _across([s for each in lines for _, s, _ in each.points], left + 12, right - 12)
-    y = _upwards([c for each in lines for *_, c in each.points], bottom - 8, top + 6)
+    y = upwards([c for each in lines for *_, c in each.points], bottom - 8, top + 6)
     parts: list[Markup] = []
     for tick in y.ticks(5):
         parts += [line(left, y(tick), right, y(tick), "grid"), text(left - 6, y(tick) + 4, words.tick(tick), "tick", "end")]
@@ -113,7 +113,7 @@ def _across(shares: Sequence[float], start: float, stop: float) -> LogAxis:
     return LogAxis(low, high, stop, start)
 
 
-def _upwards(cells: Sequence[Cell], start: float, stop: float) -> Axis:
+def upwards(cells: Sequence[Cell], start: float, stop: float) -> Axis:
     """From 0, so that no small change looks like a large one."""
     values = [c.value for c in cells]
     span = (max(values) - min(values) or max(abs(values[0]), 1.0)) / 2

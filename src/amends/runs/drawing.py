@@ -11,6 +11,10 @@ weights; no number has to be written twice.
 Some measurements leave scores that are worth seeing as a whole: `over: place` draws them from the largest down, on a
 logarithmic scale (the singular values of an update), and `over: size` how many lie where (the lengths of neurons). A line is
 then a single stage.
+
+`over: stages` sets a measurement against the place of each stage in its line: what a model can do as one task follows another.
+`over: measurements` is one picture of all measurements of `of` in their order, for a stage a line: errors against the number of
+pilots. `ticks` names the places.
 """
 
 from __future__ import annotations
@@ -37,8 +41,13 @@ class Drawing:
     """The measurements."""
     lines: Annotated[dict[str, tuple[str, ...]], Field(min_length=1, max_length=MOST)]
     """Groups of stages by what the figure calls them; a group of one stage is a single mark."""
-    over: Literal["sparsity", "place", "size"] = "sparsity"
-    """What goes across: the sparsity of the stages, the place of each score from the largest down, or the scores' size."""
+    over: Literal["sparsity", "place", "size", "stages", "measurements"] = "sparsity"
+    """What goes across: the sparsity of the stages, the place of each score from the largest down, the scores' size, the
+    stages in the order of their line, or the measurements in theirs."""
+    ticks: tuple[str, ...] = ()
+    """What the places are called, over stages or measurements."""
+    level: str | None = None
+    """A measurement of the first stage that is named, drawn as a level across the picture: a bound that no line can pass."""
     title: str = ""
     """What stands above the pictures, in front of the measurement's name."""
 
@@ -48,10 +57,18 @@ class Drawing:
         for i, name in enumerate(self.of):
             if name not in known:
                 raise UserError(f"{at}.of.{i}: nothing measured is called {name!r}{nearest(name, known)}")
+        if self.level is not None and self.level not in metrics:
+            raise UserError(f"{at}.level: nothing measured is called {self.level!r}{nearest(self.level, metrics)}")
+        ordered = {"stages": max(map(len, self.lines.values())), "measurements": len(self.of)}
+        for key, given in (("ticks", len(self.ticks)), ("level", self.level)):
+            if given and self.over not in ordered:
+                raise UserError(f"{at}.{key}: is for figures over stages or measurements, and this one is over {self.over}")
+        if self.ticks and len(self.ticks) != ordered[self.over]:
+            raise UserError(f"{at}.ticks: {len(self.ticks)} name(s) for {ordered[self.over]} place(s) across")
         for line, names in self.lines.items():
             if not names:
                 raise UserError(f"{at}.lines.{line}: give at least one stage")
-            if self.over != "sparsity" and len(names) > 1:
+            if self.over not in ("sparsity", "stages") and len(names) > 1:
                 raise UserError(f"{at}.lines.{line}: over {self.over} a line is one stage: name one")
             for name in names:
                 if name not in stages:
