@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Optimised:
 def optimise(
     problem: Problem | Draws, outer: Params, inner: Params, *, strategy: Strategy, optim: Any, steps: int,
     solver: Solver | None = None, warm: bool = True, trust: Trust | None = None, look_every: int = 50, run: Context,
+    watch: Callable[[Params, Params], Mapping[str, float]] | None = None,
 ) -> Optimised:  # fmt: skip
     """min_x F(x) by `steps` steps of an optimiser of the library.
 
@@ -39,6 +40,8 @@ def optimise(
         problem: the problem, or the problem on the rows of (step, draw).
         inner: where the lower level starts; with `warm` only the first time, and then where it was left.
         trust: what every answer must show; its `probe` is taken every `look_every` steps, the rest at each.
+
+        watch: (outer, inner) -> more to log at each step, of the outer parameters before it and the inner ones that answer.
 
     Raises:
         NotTrusted: with the number of the step; `outer` is left as it was.
@@ -55,10 +58,11 @@ def optimise(
                 here, detached(x), y, solver or Given(), close, run.rng("bilevel", step), step, memory, draw
             )  # fmt: skip
             answer = _trusted(strategy, point)
+            seen = {} if watch is None else watch(detached(x), answer.inner)
             _move(optimiser, x, answer, optim.lr_at(step, steps))
             y, memory = (dict(answer.inner) if warm else y), answer.memory
             values.append(answer.value)
-            run.log(step=step + 1, **_shown(answer))
+            run.log(step=step + 1, **_shown(answer), **seen)
             bar.advance(1, upper=answer.value)
     return Optimised(detached(x), y, tuple(values))
 

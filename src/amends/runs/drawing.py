@@ -10,7 +10,8 @@ weights; no number has to be written twice.
 
 Some measurements leave scores that are worth seeing as a whole: `over: place` draws them from the largest down, on a
 logarithmic scale (the singular values of an update), and `over: size` how many lie where (the lengths of neurons). A line is
-then a single stage.
+then a single stage. So it is with `over: step`, which draws what a stage logged at each of its steps: `of` then holds keys of
+`metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Drawing:
     """The measurements."""
     lines: Annotated[dict[str, tuple[str, ...]], Field(min_length=1, max_length=MOST)]
     """Groups of stages by what the figure calls them; a group of one stage is a single mark."""
-    over: Literal["sparsity", "place", "size"] = "sparsity"
-    """What goes across: the sparsity of the stages, the place of each score from the largest down, or the scores' size."""
+    over: Literal["sparsity", "place", "size", "step"] = "sparsity"
+    """What goes across: the sparsity of the stages, the place of each score from the largest down, the scores' size, or
+    the stage's steps."""
     title: str = ""
     """What stands above the pictures, in front of the measurement's name."""
 
@@ -46,7 +48,7 @@ class Drawing:
         """Raises UserError when a stage or a measurement exists nowhere in the recipe."""
         known = (*metrics, SECONDS) if self.over == "sparsity" else metrics
         for i, name in enumerate(self.of):
-            if name not in known:
+            if name not in known and self.over != "step":
                 raise UserError(f"{at}.of.{i}: nothing measured is called {name!r}{nearest(name, known)}")
         for line, names in self.lines.items():
             if not names:
