@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ def optimise(
     problem: Problem | Draws, outer: Params, inner: Params, *, strategy: Strategy, optim: Any, steps: int,
     solver: Solver | None = None, warm: bool = True, trust: Trust | None = None, look_every: int = 50,
     checkpoint_every: int | None = None, run: Context,
+    watch: Callable[[Params, Params], Mapping[str, float]] | None = None,
 ) -> Optimised:  # fmt: skip
     """min_x F(x) by `steps` steps of an optimiser of the library.
 
@@ -43,6 +44,8 @@ def optimise(
         trust: what every answer must show; its `probe` is taken every `look_every` steps, the rest at each.
         checkpoint_every: steps between two exact checkpoints in the run's folder. A checkpoint that lies there is taken up,
             and on a CPU the end is that of a run in one piece, bit for bit.
+
+        watch: (outer, inner) -> more to log at each step, of the outer parameters before it and the inner ones that answer.
 
     Raises:
         NotTrusted: with the number of the step; `outer` is left as it was.
@@ -58,9 +61,10 @@ def optimise(
         while state.step < steps:
             point = _point(problem, x, state, solves, replace(rules, probe=0 if state.step % look_every else rules.probe), run)
             answer = _trusted(strategy, point)
+            seen = {} if watch is None else watch(detached(x), answer.inner)
             _move(optimiser, x, answer, optim.lr_at(state.step, steps))
             _follow(state, answer, warm=warm)
-            run.log(step=state.step, **_shown(answer))
+            run.log(step=state.step, **_shown(answer), **seen)
             bar.advance(1, upper=answer.value)
             if checkpoint_every and state.step % checkpoint_every == 0:
                 keeper.save(state)

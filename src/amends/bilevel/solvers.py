@@ -137,6 +137,41 @@ class Fitted:
         return {n: v.detach() for n, v in y.items()}
 
 
+@spec
+class LBFGS:
+    """Limited-memory BFGS with a strong Wolfe line search, on all rows at once: exact solutions of smooth lower levels."""
+
+    iterations: Count = 100
+    """At most so many."""
+    tolerance: Positive = 1e-7
+    """Ends earlier where no entry of the gradient is larger."""
+
+    @property
+    def steps(self) -> int:
+        """One: all iterations at once."""
+        return 1
+
+    def step(self, problem: Problem, outer: Params, inner: Params) -> Params:
+        """The solution. Raises UserError where it would have to be differentiated."""
+        if torch.is_grad_enabled():
+            raise UserError("lbfgs: its iterations cannot be unrolled: use `gd`, or a strategy that is not unrolling")
+        y = {n: v.detach().clone().requires_grad_() for n, v in inner.items()}
+        search = torch.optim.LBFGS(
+            list(y.values()), max_iter=self.iterations, tolerance_grad=self.tolerance, tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+        def closure() -> Tensor:
+            found, _ = gradient(problem.lower, outer, y)
+            for name, value in y.items():
+                value.grad = found[name]
+            with torch.no_grad():
+                return problem.lower(outer, y)
+
+        search.step(closure)
+        return {n: v.detach() for n, v in y.items()}
+
+
 def gradient(loss: Loss, outer: Params, inner: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """grad_y of a loss, in the graph where gradients are on; and y as what it was taken of."""
     differentiable = torch.is_grad_enabled()

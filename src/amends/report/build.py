@@ -28,6 +28,7 @@ from amends.report.ordered import ordered
 from amends.report.price import price
 from amends.report.scorecard import scorecard
 from amends.report.scored import scored
+from amends.report.stepped import stepped
 from amends.report.table import Cell, Table, base, role
 from amends.report.verdict import attacks_on, called, verdict, worst_attacks
 
@@ -100,7 +101,7 @@ def context(run: RunData) -> dict[str, Any]:
         "meanings": {base(m): words.meaning(m) for m in table.metrics if words.meaning(m)},
         "tradeoff": panels.tradeoff(table),
         "price": price(table),
-        "drawn": drawn(run, table),
+        "drawn": [*drawn(run, table), *stepped(run)],
         "ordered": ordered(run, table),
         "scored": scored(run),
         "forests": panels.by_role(table),

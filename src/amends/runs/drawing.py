@@ -10,7 +10,8 @@ weights; no number has to be written twice.
 
 Some measurements leave scores that are worth seeing as a whole: `over: place` draws them from the largest down, on a
 logarithmic scale (the singular values of an update), and `over: size` how many lie where (the lengths of neurons). A line is
-then a single stage.
+then a single stage. So it is with `over: step`, which draws what a stage logged at each of its steps: `of` then holds keys of
+`metrics.jsonl`.
 
 `over: stages` sets a measurement against the place of each stage in its line: what a model can do as one task follows another.
 `over: measurements` is one picture of all measurements of `of` in their order, for a stage a line: errors against the number of
@@ -41,9 +42,9 @@ class Drawing:
     """The measurements."""
     lines: Annotated[dict[str, tuple[str, ...]], Field(min_length=1, max_length=MOST)]
     """Groups of stages by what the figure calls them; a group of one stage is a single mark."""
-    over: Literal["sparsity", "place", "size", "stages", "measurements"] = "sparsity"
+    over: Literal["sparsity", "place", "size", "step", "stages", "measurements"] = "sparsity"
     """What goes across: the sparsity of the stages, the place of each score from the largest down, the scores' size, the
-    stages in the order of their line, or the measurements in theirs."""
+    stage's steps, the stages in the order of their line, or the measurements in theirs."""
     ticks: tuple[str, ...] = ()
     """What the places are called, over stages or measurements."""
     level: str | None = None
@@ -55,7 +56,7 @@ class Drawing:
         """Raises UserError when a stage or a measurement exists nowhere in the recipe."""
         known = (*metrics, SECONDS) if self.over == "sparsity" else metrics
         for i, name in enumerate(self.of):
-            if name not in known:
+            if name not in known and self.over != "step":
                 raise UserError(f"{at}.of.{i}: nothing measured is called {name!r}{nearest(name, known)}")
         if self.level is not None and self.level not in metrics:
             raise UserError(f"{at}.level: nothing measured is called {self.level!r}{nearest(self.level, metrics)}")

@@ -29,7 +29,7 @@ from amends.subjects.classifier import Classifier
 from amends.subjects.images import Augment, pixels
 from amends.subjects.label_names import check_names
 from amends.subjects.load import check_folder, quiet
-from amends.subjects.nets import Pixels, ResNet18, conv_net
+from amends.subjects.nets import Pixels, ResNet18, conv_net, pixel_net
 from amends.subjects.preprocessing import preprocessing
 
 MARKS = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
@@ -40,15 +40,15 @@ MARKS = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 class ImageClassifier:
     """An image classifier: a small one of plain torch, a tiny ViT, or one of transformers, torchvision or timm by name."""
 
-    net: Literal["conv", "resnet18", "vit", "hf", "torchvision", "timm"] = "conv"
-    """A tiny convolutional net, ResNet-18 with the small-image stem, a tiny ViT (these three from random weights), or a
-    library's own."""
+    net: Literal["conv", "resnet18", "vit", "linear", "mlp", "hf", "torchvision", "timm"] = "conv"
+    """A tiny convolutional net, ResNet-18 with the small-image stem, a tiny ViT, logistic regression on pixels, a net of one
+    hidden layer (these five from random weights), or a library's own."""
     name: str = ""
     """For `hf` a folder or hub name; for `torchvision` and `timm` the architecture."""
     revision: str | None = None
     """A commit on the hub."""
     width: Count = 16
-    """Channels of the first stage (64 in the ResNet papers); 8 x this is the hidden size of the tiny ViT."""
+    """Channels of the first stage (64 in the ResNet papers); 8 x this is the hidden size of the tiny ViT, and of `mlp`."""
     depth: Count = 3
     """Blocks of the tiny ViT."""
     classes: Count | None = None
@@ -85,7 +85,7 @@ class ImageClassifier:
         classes = self._num_classes(data, rows)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))  # inside fork_rng: no global stream is moved
-            net, own = self._net(image.shape[0], classes, image.shape[-1])
+            net, own = self._net(image.shape[0], classes, tuple(image.shape[-2:]))
         if self.net == "hf" and not self.new_head:
             check_names(self.name, getattr(net.config, "id2label", None), data.classes, self.trust_order)
         channels = int(own.get("channels") or image.shape[0])
@@ -104,14 +104,17 @@ class ImageClassifier:
 
     # ------------------------------------------------------------------ the networks
 
-    def _net(self, channels: int, classes: int, side: int) -> tuple[nn.Module, dict[str, Any]]:
+    def _net(self, channels: int, classes: int, size: tuple[int, int]) -> tuple[nn.Module, dict[str, Any]]:
         """The network and what it says of itself: channels, size, mean, std."""
         if self.net == "conv":
             return conv_net(channels, self.width, classes), {}
         if self.net == "resnet18":
             return ResNet18(channels, self.width, classes), {}
+        if self.net in ("linear", "mlp"):
+            inputs = channels * (self.size**2 if self.size else size[0] * size[1])
+            return pixel_net(inputs, 8 * self.width if self.net == "mlp" else 0, classes), {}
         if self.net == "vit":
-            return self._vit(channels, classes, self.size or side), {"size": self.size}
+            return self._vit(channels, classes, self.size or size[1]), {"size": self.size}
         if not self.name:
             raise UserError(f"subject.name: give the {'folder or hub name' if self.net == 'hf' else 'architecture'}")
         return self._hf(classes) if self.net == "hf" else self._library(channels, classes)

@@ -78,6 +78,20 @@ def conv_net(channels: int, width: int, classes: int) -> nn.Module:
     )
 
 
+def pixel_net(inputs: int, hidden: int, classes: int) -> nn.Module:
+    """Pixels to logits, smooth in the weights and without running statistics: logistic regression, or one hidden layer (tanh).
+
+    Logistic regression begins at 0, where its only minimum is as near as from anywhere.
+    """
+    if hidden:
+        first = nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.Tanh())
+        return nn.Sequential(first, nn.Linear(hidden, classes))
+    head = nn.Linear(inputs, classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(nn.Flatten(), head)
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and what passes them by."""
 
