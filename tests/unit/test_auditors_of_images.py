@@ -10,6 +10,7 @@ import pytest
 import torch
 from audit_world import SIDE, Backdoored, above, bundle, eight_bit, floats, noise_rows, rows_of
 from scipy.special import ndtr
+from torch import nn
 
 from amends.audit.cognitive_distillation import CognitiveDistillation, masked, variation
 from amends.audit.images import below, lowest
@@ -178,6 +179,9 @@ def test_no_row_is_laid_over_itself_and_the_others_come_alike() -> None:
     assert set(Strip(overlays=400).drawn("row", None, 3, Memory())) == {0, 1, 2}
     with pytest.raises(UserError, match="strip: role 'train' has one row"):
         Strip().check(bundle(rows_of([[0.1]])), None)
+    one = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 1)).eval())
+    with pytest.raises(UserError, match="strip: the model tells one class alone"):
+        Strip().check(bundle(rows_of([[0.1], [0.2]])), one)
 
 
 def test_strip_finds_the_trigger_and_keeps_to_its_rate_of_false_alarms() -> None:

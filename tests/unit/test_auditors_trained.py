@@ -62,9 +62,22 @@ def test_rows_above_gamma_descend_and_rows_below_ascend() -> None:
     assert flooded.tolist() == pytest.approx([abs(v - gamma) + gamma for v in loss_B.tolist()])
 
 
-def test_both_forms_have_one_gradient() -> None:
+def test_the_sign_of_the_batch_sends_all_rows_one_way() -> None:
+    loss_B, plain = value_and_gradient(NLL(per="row"))
+    mean = float(loss_B.mean())
+    for gamma, way in ((mean - 0.1, 1), (mean + 0.1, -1)):
+        found_B, gradient = value_and_gradient(LGA(gamma=gamma, sign="batch"))
+        assert found_B.tolist() == pytest.approx([way * v for v in loss_B.tolist()])
+        torch.testing.assert_close(gradient, way * plain)
+        flooded_B = value_and_gradient(LGA(gamma=gamma, sign="batch", form="flooding"))[0]
+        assert float(flooded_B.mean()) == pytest.approx(abs(mean - gamma) + gamma)
+
+
+@pytest.mark.parametrize("sign", ["row", "batch"])
+def test_both_forms_have_one_gradient(sign: Any) -> None:
     gamma = float(losses().median()) + 1e-3
-    one, two = (value_and_gradient(LGA(gamma=gamma, form=form))[1] for form in ("lga", "flooding"))  # type: ignore[arg-type]
+    forms: tuple[Any, ...] = ("lga", "flooding")
+    one, two = (value_and_gradient(LGA(gamma=gamma, sign=sign, form=form))[1] for form in forms)
     torch.testing.assert_close(one, two)
 
 
@@ -82,12 +95,13 @@ def auroc(score: Any, bad: set[str]) -> float:
     return float(np.mean([(a > b) + 0.5 * (a == b) for a in high for b in low]))
 
 
-def test_rows_with_a_trigger_are_learned_first() -> None:
+@pytest.mark.parametrize("sign", ["row", "batch"])
+def test_rows_with_a_trigger_are_learned_first(sign: Any) -> None:
     """Labels of noise have nothing to be learned from but the trigger."""
     rows = noise_rows(120, "pictures", bad=12)
     bad, subject, run = {row.id for row in rows[:12]}, linear(), Memory()
     before = [p.clone() for p in subject.module.parameters()]
-    found = ABL(epochs=8, batch=20, rate=0.1).scores(subject, Bundle({"train": rows}), run)
+    found = ABL(epochs=8, batch=20, rate=0.1, sign=sign).scores(subject, Bundle({"train": rows}), run)
     assert auroc(found.score, bad) > 0.95 and len(found.flagged) == 12 and len(found.flagged & bad) >= 7
     assert all(torch.equal(p, q) for p, q in zip(subject.module.parameters(), before, strict=True))
     assert len(run.logged) == 8 * 6 and "0.lga.audited" in run.logged[0]

@@ -56,7 +56,7 @@ class Frequency:
     clean: Role | None = None
     """Rows known to be clean, to learn from; the audited ones where there are none."""
     rows: Annotated[int, Field(ge=FEWEST)] = 2000
-    """How many of them, at most."""
+    """How many of them, at most; they and their perturbed copies lie in memory as floats."""
     epochs: Count = 10
     """Passes over them and their perturbed copies."""
     batch: Count = 64

@@ -29,6 +29,7 @@ from amends.core.protocols import Context
 from amends.core.spec import Count, Fraction, spec
 from amends.core.types import Role, Sample, Scores
 from amends.data.bundle import Bundle
+from amends.subjects.head import num_classes
 
 WHY = "it lays images over each other"
 
@@ -57,6 +58,8 @@ class Strip:
         check_clean(data, self.clean, self.role, self.name, WHY)
         if len(data[self.role]) < 2 and self.clean is None:
             raise UserError(f"strip: role '{self.role}' has one row: {WHY}, and there is no other: audit more rows")
+        if subject is not None and num_classes(subject, data[self.role][0]) < 2:
+            raise UserError("strip: the model tells one class alone, and is never unsure: audit a model of several")
 
     def scores(self, subject: Any, data: Bundle, run: Context) -> Scores:
         """How far each row's mean entropy lies below that of guessing, and the flags of the rule that applies."""
