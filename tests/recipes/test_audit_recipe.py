@@ -82,7 +82,7 @@ def test_results_hold_what_the_flags_are_worth_with_intervals(straight: Path) ->
     rows = read(straight / "results.json")["flags"]
     assert [(r["auditor"], r["name"]) for r in rows] == [
         (a, n) for a in ("activation_clustering", "spectral_signatures", "spc", "random_scores")
-        for n in ("auroc", "tpr", "fpr", "flagged")
+        for n in ("auroc", "auroc_within", "tpr", "fpr", "flagged")
     ]  # fmt: skip
     for row in rows:
         assert {"model", "seed", "decides", "value", "low", "high", "n", "better", "version", "unit", "note"} <= set(row)

@@ -288,10 +288,10 @@ def test_a_class_that_is_flagged_as_a_whole_is_pointed_out_and_most_rows_are_no_
     bad = (place < 20) & (place % 2 == 1)
     told = Look.at(seen, mask, bad | (place < 3), 0.5)
     assert told.flagged == {0: (2, 20), 1: (10, 10)} and told.regime == "partial"
-    assert "nearly all that is told to be b is flagged" in told.note(("a", "b"))
+    assert "most that is told to be b is flagged" in told.note(("a", "b"))
     assert "most rows are flagged" in Look.at(seen, mask, place < 20, 0.5).note(("a", "b"))
     few = Look.at(seen, mask, place < 8, 0.5).note(("a", "b"))
-    assert "nearly all" not in few and "most rows" not in few
+    assert "most that" not in few and "most rows" not in few
 
 
 def test_black_and_white_pixels_are_said_to_be_no_evidence() -> None:

@@ -2,7 +2,7 @@
 
 `that` is `<stage>.<measurement>` (`npo.utility`, `npo.probability.forget`), `<stage>.recovered.<attack>.<measurement>`
 (what an attack brings back; with `.unseen` behind it, on the rows that the attacker was not given), `<stage>.seconds`, or
-`audit.<auditor>.<auroc, tpr, fpr or flagged>`.
+`audit.<auditor>.<auroc, auroc_within, tpr, fpr or flagged>`.
 The bound is a number, or a factor `of` another such quantity. Values are means over seeds.
 """
 
