@@ -52,9 +52,8 @@ def crafted(trigger: Any, scene: Scene, make: Callable[[Any], dict[str, np.ndarr
     attacker = fingerprint.of(
         clean.fingerprint(), clean.classes, scene.seed, model, fit, fingerprint.contents([model, fit]), fingerprint.of_code()
     )
-    path = (
-        cache_folder() / "crafted" / f"{fingerprint.of(attacker, trigger, scene.target, sorted(r.id for r in scene.rows))}.npz"
-    )
+    attack = fingerprint.of(attacker, trigger, scene.target, sorted(row.id for row in scene.rows))
+    path = cache_folder() / "crafted" / f"{attack}.npz"
     with contextlib.suppress(UserError):  # not there, or broken by something else: made again
         return read_npz(path)
     found = make(_trained(model, fit, clean, scene.seed, cache_folder() / "surrogates" / f"{attacker}.safetensors"))
@@ -104,9 +103,13 @@ def _read(subject: Any, path: Path) -> bool:
     from safetensors.torch import load_file
 
     try:
-        subject.module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError):  # not there, broken, or of a stage that makes another network
+        found = load_file(path)
+    except (OSError, SafetensorError):  # not there, or broken
         return False
+    held = subject.module.state_dict()
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in held.items()}:  # of a stage that makes another network
+        return False
+    subject.module.load_state_dict(found)
     return True
 
 
