@@ -31,7 +31,7 @@ def run(folder: Path, profile: str | None, **values: dict[str, list[float]]) -> 
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
     """Two attacks and a clean control; one auditor looked at one of them only."""
-    both = {"auroc": [0.8, 0.9], "tpr": [0.5, 0.7], "fpr": [0.1, 0.1], "flagged": [0.2, 0.2]}
+    both = {"auroc": [0.8, 0.9], "auroc_within": [0.5, 0.6], "tpr": [0.5, 0.7], "fpr": [0.1, 0.1], "flagged": [0.2, 0.2]}
     return [
         run(tmp_path / "a", "badnets", spc=both, strip={**both, "auroc": [0.9, 1.0]}),
         run(tmp_path / "b", "blend", spc={**both, "auroc": [0.5, 0.5]}),
@@ -45,14 +45,14 @@ def test_the_best_mean_comes_first_and_a_clean_run_does_not_count(three: list[Pa
     assert [line.auditor for line in found.lines] == ["strip", "spc"]
     strip, spc = found.lines
     assert spc.mean("auroc") == pytest.approx((0.85 + 0.5) / 2) and strip.mean("auroc") == pytest.approx(0.95)
-    assert spc.words(0).startswith("0.85 \N{PLUS-MINUS SIGN} 0.071 (0.60 / 0.10)")
+    assert spc.words(0).startswith("0.85 \N{PLUS-MINUS SIGN} 0.071 / 0.55 / 0.60 / 0.10")
     assert spc.words(2) == "flags 0.40" and strip.words(1) == "\N{EN DASH}"
 
 
 def test_terminal_and_json_say_the_same(three: list[Path]) -> None:
     compared = compare(three)
     text = compared.as_text()
-    assert "auditor: AUROC (TPR / FPR)" in text and text.isascii()
+    assert "AUROC / in class / TPR / FPR" in text and text.isascii()
     assert compared.as_dict()["audits"]["spc"]["runs"][1]["auroc"]["by_seed"] == {"0": 0.5, "1": 0.5}
 
 

@@ -17,7 +17,7 @@ from amends.report.load import RunData
 from amends.report.table import Cell, aggregate
 from amends.report.text import aligned
 
-SHOWN = ("auroc", "tpr", "fpr")
+SHOWN = ("auroc", "auroc_within", "tpr", "fpr")
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,16 @@ class Found:
         return math.fsum(values) / len(values) if values else None
 
     def means(self) -> str:
-        """AUROC (TPR / FPR) over the runs."""
-        auroc, tpr, fpr = (words.number(self.mean(what)) for what in SHOWN)
-        return f"{auroc} ({tpr} / {fpr})"
+        """AUROC, that in the attacker's class, TPR and FPR, over the runs."""
+        return " / ".join(words.number(self.mean(what)) for what in SHOWN)
 
     def words(self, i: int) -> str:
-        """AUROC and its spread over seeds, TPR and FPR of run `i`; the share that was flagged where nothing is known."""
-        auroc, tpr, fpr, flagged = (self.cells[i].get(what) for what in (*SHOWN, "flagged"))
+        """AUROC and its spread over seeds, the other numbers of run `i`; the share that was flagged where nothing is known."""
+        auroc, *others, flagged = (self.cells[i].get(what) for what in (*SHOWN, "flagged"))
         if auroc is None:
             return words.NONE if flagged is None else f"flags {words.number(flagged.value)}"
         spread = f" \N{PLUS-MINUS SIGN} {words.number(deviation(auroc))}" if len(auroc.by_seed) > 1 else ""
-        return f"{words.number(auroc.value)}{spread} ({words.number(_value(tpr))} / {words.number(_value(fpr))})"
+        return f"{words.number(auroc.value)}{spread} / " + " / ".join(words.number(_value(cell)) for cell in others)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Audits:
 
     def as_text(self) -> str:
         """For a terminal, best mean AUROC first."""
-        head = ["auditor: AUROC (TPR / FPR)", *self.runs, "mean"]
+        head = ["AUROC / in class / TPR / FPR", *self.runs, "mean"]
         return aligned([head, *([f.auditor, *(f.words(i) for i in range(len(self.runs))), f.means()] for f in self.lines)])
 
     def as_dict(self) -> dict[str, Any]:
