@@ -284,6 +284,20 @@ def test_other_forms_of_data_are_read(world: World, vit: Path, tmp_path: Path) -
         assert ("ta.test" in measured) == (tests > 0)
 
 
+def test_texts_and_their_classifier_are_audited_by_their_features(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    source = build_use("data", {"use": "topics", "topics": 3, "rows": 8}, "data").load(0)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(source.classes))})
+    rows = {key: [row.data[key] for row in source["train"]] for key in ("text", "label")}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "texts"))
+    build_use("models", {"use": "text_classifier", "width": 8, "depth": 1, "heads": 2}, "subject").load(source, 0).save(
+        tmp_path / "model"
+    )
+    assert command("audit", tmp_path / "texts", "--model", tmp_path / "model", "--out", tmp_path / "out") == 0
+    assert read(tmp_path / "out" / "manifest.json")["audits"][0]["auditor"] == "activation_clustering"
+    assert len(lines(tmp_path / "out" / "flags.csv")) == 24
+
+
 def test_a_model_that_never_saw_the_rows_is_warned_of(world: World, vit: Path, tmp_path: Path, capfd: Any) -> None:
     assert command("audit", world.data, "--model", vit, "--out", tmp_path, "--by", "spc") == 0
     said = capfd.readouterr().err

@@ -232,5 +232,5 @@ def next_step(words: Sequence[str], run: Path, flagged: int) -> str:
             "nothing is flagged; the highest scores are worth a look all the same, and another auditor may see more (amends "
             "methods auditors); rows that you choose yourself go by --rows FILE --then retrain"
         )
-    kept = [*words, *(() if "--out" in words else ("--out", str(run)))]
+    kept = [*words, *(() if any(word.partition("=")[0] == "--out" for word in words) else ("--out", str(run)))]
     return f"amends {shlex.join(kept)} --then retrain"
