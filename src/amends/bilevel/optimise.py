@@ -55,10 +55,11 @@ def optimise(
                 here, detached(x), y, solver or Given(), close, run.rng("bilevel", step), step, memory, draw
             )  # fmt: skip
             answer = _trusted(strategy, point)
-            _move(optimiser, x, answer, optim.lr_at(step, steps))
+            lr = optim.lr_at(step, steps)
+            _move(optimiser, x, answer, lr)
             y, memory = (dict(answer.inner) if warm else y), answer.memory
             values.append(answer.value)
-            run.log(step=step + 1, **_shown(answer))
+            run.log(step=step + 1, lr=lr, **_shown(answer))
             bar.advance(1, upper=answer.value)
     return Optimised(detached(x), y, tuple(values))
 
@@ -86,4 +87,4 @@ def _shown(answer: Answer) -> dict[str, float]:
     d = answer.diagnosis
     seen = {key: getattr(d, key) for key in ("residual", "bias", "stationarity", "largest", "smallest", "radius")}
     norm = float(flat(answer.gradient.values()).norm())
-    return {"upper": answer.value, "gradient": norm, **{k: v for k, v in seen.items() if v is not None}}
+    return {"loss": answer.value, "grad_norm": norm, **{k: v for k, v in seen.items() if v is not None}}
