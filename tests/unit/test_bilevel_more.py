@@ -300,7 +300,7 @@ def test_a_penalty_is_learned_where_a_peers_defaults_went_astray(strategy: Any) 
         trust=trust, run=run,
     )  # fmt: skip
     assert found.values[-1] - value < 0.05 * (found.values[0] - value), (found.outer, log)
-    assert [line["step"] for line in run.logged] == list(range(1, 26)) and run.logged[0]["upper"] == found.values[0]
+    assert [line["step"] for line in run.logged] == list(range(1, 26)) and run.logged[0]["loss"] == found.values[0]
     assert float(start["log"]) == 0.5
 
 

@@ -62,9 +62,10 @@ def optimise(
             point = _point(problem, x, state, solves, replace(rules, probe=0 if state.step % look_every else rules.probe), run)
             answer = _trusted(strategy, point)
             seen = {} if watch is None else watch(detached(x), answer.inner)
-            _move(optimiser, x, answer, optim.lr_at(state.step, steps))
+            lr = optim.lr_at(state.step, steps)
+            _move(optimiser, x, answer, lr)
             _follow(state, answer, warm=warm)
-            run.log(step=state.step, **_shown(answer), **seen)
+            run.log(step=state.step, lr=lr, **_shown(answer), **seen)
             bar.advance(1, upper=answer.value)
             if checkpoint_every and state.step % checkpoint_every == 0:
                 keeper.save(state)
@@ -111,4 +112,4 @@ def _shown(answer: Answer) -> dict[str, float]:
     d = answer.diagnosis
     seen = {key: getattr(d, key) for key in ("residual", "bias", "stationarity", "largest", "smallest", "radius")}
     norm = float(flat(answer.gradient.values()).norm())
-    return {"upper": answer.value, "gradient": norm, **{k: v for k, v in seen.items() if v is not None}}
+    return {"loss": answer.value, "grad_norm": norm, **{k: v for k, v in seen.items() if v is not None}}

@@ -32,6 +32,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "subjects/text_classifier.py",
         "subjects/one_layer.py",
         "subjects/power_net.py",
+        "subjects/demodulator.py",
     ),
     "stages": ("train/*.py", "unlearn/*.py"),
     "terms": ("terms/*.py",),
