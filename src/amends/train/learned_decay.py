@@ -3,8 +3,8 @@
     min_x mean CE(y*(x); valid),    y*(x) = argmin_y mean CE(y; train) + 1/2 sum_i (floor + exp x_i) |y_i|^2,
 
 i a group of weights with one penalty: all of them, a tensor, an input feature (a column of the first weight matrix), or a
-single weight. (Hyperparameter optimization with approximate gradient, arXiv 1602.02355; Optimizing Millions of Hyperparameters by
-Implicit Differentiation, arXiv 1911.02590; unrolled: arXiv 1703.01785.)
+single weight. Papers: Hyperparameter optimization with approximate gradient (arXiv 1602.02355); Optimizing Millions of
+Hyperparameters by Implicit Differentiation (arXiv 1911.02590); unrolled: arXiv 1703.01785.
 
 With an implicit strategy the lower level is solved by L-BFGS from where it was left; with `inner_lr` by gradient descent, which
 `unroll` differentiates through. The model is in evaluation mode all along, so it should be one without batch normalisation. A

@@ -1,5 +1,6 @@
-"""Weights of training rows, or of classes, learned from clean validation rows (data hyper-cleaning, arXiv 1703.01785, 1810.10667;
-learning to reweight, arXiv 1803.09050).
+"""Weights of training rows, or of classes, learned from clean validation rows.
+
+Data hyper-cleaning (arXiv 1703.01785, 1810.10667); one step at a time it is learning to reweight (arXiv 1803.09050).
 
     min_x mean CE(y*(x); valid),    y*(x) = argmin_y 1/N sum_i w_i(x) CE(y; row i) + ridge/2 |y|^2,
 
