@@ -1,8 +1,8 @@
 """Mistakes planted in a labelled data set, with the truth kept: wrong labels, rare classes, and clean rows set aside first.
 
 In this order: `valid` rows are set aside from `train` and stay as they are, evenly over the classes; of the classes in `keep`
-only a share of the training rows stays; `noise` of what is left gets a label drawn evenly from the other classes. Every training row
-then says its `clean_label`, and whether it is `noisy`. Test rows are not touched.
+only a share of the training rows stays; `noise` of what is left gets a label drawn evenly from the other classes. Every
+training row then says its `clean_label`, and whether it is `noisy`. Test rows are not touched.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class ImageClassifier:
         classes = self._num_classes(data, rows)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))  # inside fork_rng: no global stream is moved
-            net, own = self._net(image.shape[0], classes, tuple(image.shape[-2:]))
+            net, own = self._net(image.shape[0], classes, (image.shape[-2], image.shape[-1]))
         if self.net == "hf" and not self.new_head:
             check_names(self.name, getattr(net.config, "id2label", None), data.classes, self.trust_order)
         channels = int(own.get("channels") or image.shape[0])

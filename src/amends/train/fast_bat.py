@@ -8,15 +8,14 @@ delta* = P_C(z - grad_z l / lam), and on a box the active coordinates are held (
 
     dF/dtheta = d CE/d theta - d/d theta <grad_z l, u>,    u = M o (d CE/d delta) / lam,    M = 1 strictly inside the box.
 
-Nothing is approximated: for a given z this is the derivative of F itself, wherever no coordinate is just at the edge. z is where
-`steps` - 1 signed steps of `lr` from U(-eps, eps) end, of which a sign has no derivative.
+Nothing is approximated: for a given z this is the derivative of F itself, wherever no coordinate is just at the edge. z is
+where `steps` - 1 signed steps of `lr` from U(-eps, eps) end, of which a sign has no derivative.
 
-Exact is not robust: the upper level learns to make the one linear step that it is up against a bad one (its gradient masks), the
-more so the smaller lam is (docs/log.md). `last: sign` has delta* = P_C(z + lr sign(...)), as strong as PGD training's, beside the
-cross term of the linear step from the same z: a regulariser, since a sign has no derivative. With `cross: false` that is
-Fast-AT (one step of 1.25 eps) or PGD training. As in `train/adversarial.py` the attack looks in evaluation mode. lam is of each
-row's own loss, so the size of a batch changes nothing; a lam of released code, whose losses are means over B rows, is B times
-as large here.
+Exact is not robust: the upper level learns to make the one linear step that it is up against a bad one (its gradient masks),
+the more so the smaller lam is (docs/log.md). `last: sign` has delta* = P_C(z + lr sign(...)), as strong as PGD training's,
+beside the cross term of the linear step from the same z: a regulariser, since a sign has no derivative. With `cross: false`
+that is Fast-AT (one step of 1.25 eps) or PGD training. As in `train/adversarial.py` the attack looks in evaluation mode. lam is
+of each row's own loss, so the size of a batch changes nothing; beside losses that are means over B rows it is B times as large.
 """
 
 from __future__ import annotations

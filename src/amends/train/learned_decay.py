@@ -2,9 +2,9 @@
 
     min_x mean CE(y*(x); valid),    y*(x) = argmin_y mean CE(y; train) + 1/2 sum_i (floor + exp x_i) |y_i|^2,
 
-i a group of weights with one penalty: all of them, a tensor, an input feature (a column of the first weight matrix), or a single
-weight. (Hyperparameter optimization with approximate gradient, arXiv 1602.02355; Optimizing Millions of Hyperparameters by
-Implicit Differentiation, arXiv 1911.02590; unrolled: arXiv 1703.01785.)
+i a group of weights with one penalty: all of them, a tensor, an input feature (a column of the first weight matrix), or a
+single weight. Papers: Hyperparameter optimization with approximate gradient (arXiv 1602.02355); Optimizing Millions of
+Hyperparameters by Implicit Differentiation (arXiv 1911.02590); unrolled: arXiv 1703.01785.
 
 With an implicit strategy the lower level is solved by L-BFGS from where it was left; with `inner_lr` by gradient descent, which
 `unroll` differentiates through. The model is in evaluation mode all along, so it should be one without batch normalisation. A
@@ -103,9 +103,7 @@ class LearnedDecay:
                 raise UserError(f"learned_decay: the role '{role}' is empty")
         both = {row.id for row in data[self.on]} & {row.id for row in data[self.valid]}
         if both:
-            raise UserError(
-                f"learned_decay.valid: row {min(both)} is trained on as well: set rows aside (`use: noisy, valid: N`)"
-            )
+            raise UserError(f"learned_decay.valid: row {min(both)} is trained on as well: set rows aside (`use: noisy`)")
         return ()
 
     @staticmethod
@@ -139,4 +137,5 @@ def log_penalties(weights: Params, per: Per, first: float) -> dict[str, Tensor]:
 
 def penalty(decays: Params, inner: Params) -> Tensor:
     """1/2 sum_i decay_i |y_i|^2, each penalty spread over the weights that share it."""
-    return 0.5 * sum(((decays["every"] if "every" in decays else decays[n]) * w.square()).sum() for n, w in inner.items())
+    one = decays.get("every")
+    return 0.5 * torch.stack([((decays[n] if one is None else one) * w.square()).sum() for n, w in inner.items()]).sum()

@@ -2,7 +2,7 @@
 
 The rows of a role go through the model as one batch, in evaluation mode, so that a loss is the same function each time it is
 asked: no dropout, no augmentation, and running statistics stay as they are. That suits models without batch normalisation.
-Inside `still` all of it is in double precision: a lower level that is solved to seven digits only has no hypergradient to trust.
+Inside `still` all of it is in double precision: a lower level solved to seven digits has no hypergradient to trust.
 """
 
 from __future__ import annotations
