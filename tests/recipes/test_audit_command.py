@@ -180,7 +180,7 @@ def test_the_default_auditor_is_the_best_of_those_that_there_are(world: World, v
 
 def audit_tree(**audit: Any) -> dict[str, Any]:
     """An audit of a source that is not split, as a recipe may have it."""
-    of = {"use": "poison", "of": {"use": "digits"}, "rate": 0.05, "size": 2, "margin": 0}
+    of = {"use": "poison", "of": {"use": "digits"}, "rate": 0.05, "trigger": {"use": "badnets", "size": 2, "margin": 0}}
     stage = {"use": "train", "on": ["train"], "steps": 2}
     return {
         "name": "bare", "data": of, "subject": {"use": "image_classifier", "width": 2}, "stages": {"original": stage},
