@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from amends.core import fingerprint
 from amends.core.errors import UserError
+from amends.report.load import from_value
+from amends.report.stepped import stepped
 from amends.runs.recipe import build_recipe
 
 
@@ -62,3 +65,16 @@ def test_what_stages_took_is_drawn_as_a_measurement_is_and_over_sparsity_only() 
 def test_a_mistake_names_its_place(draw: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         build_recipe(tree(draw))
+
+
+def test_what_a_stage_logged_is_drawn_over_its_steps_as_the_mean_over_seeds() -> None:
+    draw = [{"of": ["upper", "never"], "over": "step", "lines": {"learned": ["one"], "absent": ["two"]}}]
+    logged = [{"stage": f"one (seed {s})", "seed": s, "step": k, "upper": 1.0 + s - 0.5 * k} for s in (0, 1) for k in (1, 2)]
+    run = replace(
+        from_value({"name": "small", "draw": draw}), steps=(*logged, {"stage": "one", "seed": 0, "step": 3, "upper": 9.0})
+    )
+    (panel,) = stepped(run)
+    assert "learned: 1.00 to 0.50 (0 to 1.00 by seed)" in str(panel.picture), "a step that one seed did not reach is left out"
+    assert str(panel.picture).count("<polyline") == 2 and "absent" not in str(panel.picture)
+    (drawing,) = build_recipe(tree([{"of": ["upper"], "over": "step", "lines": {"one": ["original"]}}])).draw
+    assert drawing.over == "step"
