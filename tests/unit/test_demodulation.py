@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,26 @@ def test_a_start_that_is_learned_moves_and_is_the_same_again(data: Any) -> None:
     assert any(not torch.equal(before[n], after[0][n]) for n in before)
     with pytest.raises(UserError, match="pilots: row train-00000 has no symbols beyond 40 pilots"):
         Meta(on=("train",), pilots=40, steps=1).objective_on(data)
+
+
+class Stopped(Memory):
+    """A run that is killed when it has logged its fifth step."""
+
+    def log(self, **values: Any) -> None:
+        if values.get("step") == 5:
+            raise KeyboardInterrupt
+        super().log(**values)
+
+
+def test_a_start_that_was_interrupted_is_learned_to_the_same_end(data: Any, tmp_path: Path) -> None:
+    stage = Meta(on=("train",), pilots=10, lower_steps=2, steps=8, optim=SGD(lr=0.1, momentum=0.9), checkpoint_every=2)
+    whole, again = (DemodulatorNet(hidden=(4,)).load(data, 0) for _ in range(2))
+    stage(whole, data, Memory())
+    with pytest.raises(KeyboardInterrupt):
+        stage(DemodulatorNet(hidden=(4,)).load(data, 0), data, Stopped(folder=tmp_path))
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    stage(again, data, Memory(folder=tmp_path))
+    assert all(map(torch.equal, whole.module.state_dict().values(), again.module.state_dict().values()))
 
 
 def test_devices_adapt_apart_from_each_other(data: Any) -> None:

@@ -74,6 +74,8 @@ class Fair:
     """Rows a step, among which weight is shared out."""
     optim: Annotated[Any, Part("optim"), SkipValidation] = AdamW(lr=1e-3)
     """The optimiser."""
+    checkpoint_every: Count = 100
+    """Outer steps between two exact checkpoints."""
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
         """Trains the subject in place."""
@@ -82,7 +84,8 @@ class Fair:
         own = {n: p for n, p in subject.module.named_parameters() if p.requires_grad}
         found = optimise(
             self.problems(subject, data, run.seed), own, {WEIGHT: torch.zeros(1)}, strategy=self.strategy, optim=self.optim,
-            steps=self.steps, solver=self.solver, warm=False, trust=TRUST, run=run,
+            steps=self.steps, solver=self.solver, warm=False, trust=TRUST, checkpoint_every=self.checkpoint_every,
+            run=run,
         )  # fmt: skip
         with torch.no_grad():
             for name, value in found.outer.items():

@@ -67,6 +67,8 @@ class LearnedDecay:
     """Steps of the penalties."""
     optim: Annotated[Any, Part("optim"), SkipValidation] = AdamW(lr=0.15)
     """The optimiser of their logarithms."""
+    checkpoint_every: Count = 100
+    """Outer steps between two exact checkpoints."""
     trust: Literal["checked", "blind"] = "checked"
     """Whether a hypergradient that its own diagnosis speaks against ends the stage."""
 
@@ -86,6 +88,7 @@ class LearnedDecay:
             found = optimise(
                 problem, outer, weights, strategy=self.strategy, optim=self.optim, steps=self.steps, solver=solver,
                 trust=Trust() if self.trust == "checked" else Trust.blind(), run=run, watch=watching(shown),
+                checkpoint_every=self.checkpoint_every,
             )  # fmt: skip
             with torch.no_grad():
                 put(subject, LBFGS(iterations=500).step(problem, found.outer, found.inner))

@@ -12,40 +12,35 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
+from amends.bilevel.waist import Stateless
 from amends.core.errors import UserError
 from amends.core.protocols import Params
 from amends.core.rng import rng
-from amends.core.types import Batch, Likelihood, Role
+from amends.core.types import Batch, Role
 from amends.data.bundle import Bundle
+from amends.subjects.distributions import classes
 
 
-class Losses(nn.Module):
-    """[N] negative log-likelihoods, in nats a term, of a role's rows; called with the weights to look with."""
+class Losses:
+    """[N] negative log-likelihoods, in nats a term, of a role's rows, as a function of the weights to look with."""
 
     def __init__(self, subject: Any, batch: Batch) -> None:
-        super().__init__()
-        self.model, self._subject, self.batch = subject.module, subject, batch
-
-    def forward(self, hits: bool) -> Tensor:
-        """The rows' losses, or 1 for each row whose label gets the largest logit."""
-        like: Likelihood = self._subject.likelihood(self.batch)
-        if not hits:
-            return like.nll_B / like.n_B
-        return (like.dist.logits_NV.argmax(-1) == like.dist.target_N).float()  # type: ignore[union-attr]
+        self._likelihood, self._batch = Stateless(subject), batch
 
     def at(self, weights: Params) -> Tensor:
         """[N] under these weights, differentiable in them."""
-        return functional_call(self, {f"model.{n}": v for n, v in weights.items()}, (False,))
+        like = self._likelihood(weights, self._batch)
+        return like.nll_B / like.n_B
 
     @torch.no_grad()
     def seen(self, weights: Params) -> dict[str, float]:
-        """Mean loss and accuracy."""
-        named = {f"model.{n}": v for n, v in weights.items()}
-        loss_N, hit_N = (functional_call(self, named, (hits,)) for hits in (False, True))
-        return {"loss": float(loss_N.mean()), "accuracy": float(hit_N.mean())}
+        """Mean loss, and the share of rows whose label gets the largest logit."""
+        like = self._likelihood(weights, self._batch)
+        told = classes(like)
+        hit_N = (told.logits_NV.argmax(-1) == told.target_N).float()
+        return {"loss": float((like.nll_B / like.n_B).mean()), "accuracy": float(hit_N.mean())}
 
 
 def losses(subject: Any, data: Bundle, role: Role) -> Losses:

@@ -71,6 +71,8 @@ class Meta:
     """Optimiser steps, one task each."""
     optim: Annotated[Any, Part("optim"), SkipValidation] = AdamW(lr=1e-3)
     """The optimiser of the start."""
+    checkpoint_every: Count = 100
+    """Outer steps between two exact checkpoints."""
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
         """Trains the subject in place."""
@@ -80,7 +82,8 @@ class Meta:
         own = {n: p for n, p in subject.module.named_parameters() if p.requires_grad}
         found = optimise(
             self.problems(subject, data, run.seed), own, own, strategy=self.strategy, optim=self.optim, steps=self.steps,
-            solver=GD(steps=self.lower_steps, lr=self.lower_lr, signed=self.signed), warm=False, trust=TRUST, run=run,
+            solver=GD(steps=self.lower_steps, lr=self.lower_lr, signed=self.signed), warm=False, trust=TRUST, checkpoint_every=self.checkpoint_every,
+            run=run,
         )  # fmt: skip
         with torch.no_grad():
             for name, value in found.outer.items():

@@ -65,6 +65,8 @@ class RowWeights:
     """Steps of the weights."""
     optim: Annotated[Any, Part("optim"), SkipValidation] = AdamW(lr=0.3)
     """The optimiser of what the weights are made of."""
+    checkpoint_every: Count = 100
+    """Outer steps between two exact checkpoints."""
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Outcome:
         """Trains in place, and leaves `row_weights.json` in the run's folder."""
@@ -91,7 +93,7 @@ class RowWeights:
             problem = Problem(lambda x, y: valid.at(y).mean(), lower)
             found = optimise(
                 problem, {"x": first}, weights_of(subject), strategy=self.strategy, optim=self.optim, steps=self.steps,
-                solver=solver, trust=Trust(), run=run, watch=seen,
+                solver=solver, trust=Trust(), run=run, watch=seen, checkpoint_every=self.checkpoint_every,
             )  # fmt: skip
             with torch.no_grad():
                 put(subject, LBFGS(iterations=500).step(problem, found.outer, found.inner))
