@@ -82,8 +82,8 @@ class Meta:
         own = {n: p for n, p in subject.module.named_parameters() if p.requires_grad}
         found = optimise(
             self.problems(subject, data, run.seed), own, own, strategy=self.strategy, optim=self.optim, steps=self.steps,
-            solver=GD(steps=self.lower_steps, lr=self.lower_lr, signed=self.signed), warm=False, trust=TRUST, checkpoint_every=self.checkpoint_every,
-            run=run,
+            solver=GD(steps=self.lower_steps, lr=self.lower_lr, signed=self.signed), warm=False, trust=TRUST,
+            checkpoint_every=self.checkpoint_every, run=run,
         )  # fmt: skip
         with torch.no_grad():
             for name, value in found.outer.items():
