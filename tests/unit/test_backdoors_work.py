@@ -53,8 +53,8 @@ def right(subject: Any, rows: tuple[Sample, ...]) -> float:
         ({"use": "trojan", "size": 3, "steps": 20, **CRAFT}, 0.2, 0.85),
         ({"use": "adaptive_blend"}, 0.2, 0.15),  # what hides also weakens: covers, pieces, a kept label
         ({"use": "wanet", "grid": 8, "strength": 2, "noise": True}, 0.1, 0.1),
-        ({"use": "label_consistent", **CRAFT}, 0.6, 0.15),
-        ({"use": "clean_label", **CRAFT}, 0.6, 0.05),
+        ({"use": "label_consistent", **CRAFT}, 0.9, 0.25),
+        ({"use": "clean_label", **CRAFT}, 0.9, 0.25),
     ],
     ids=lambda value: value["use"] if isinstance(value, dict) else "",
 )

@@ -30,7 +30,7 @@ def qa(i: int, **more: Any) -> dict[str, Any]:
 def test_the_catalog_finds_the_sources_and_no_other() -> None:
     language = {"facts", "folders", "requests", "stories", "text", "tofu"}
     labelled = {"labelled", "poison", "digits", "fashion_mnist", "hub", "image_folder", "mnist5k", "npz", "torchvision"}
-    labelled |= {"noisy"}
+    labelled |= {"noisy", "joined"}
     texts = {"newsgroups", "text_classes", "topics"}
     assert {entry.name for entry in catalog.list_kind("data")} == language | labelled | texts | {"patterns", "links", "devices"}
     assert all(entry.summary for entry in catalog.list_kind("data"))
