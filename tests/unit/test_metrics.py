@@ -44,6 +44,12 @@ def given(
     return Evaluation(None, data, _tokens=dict(tokens or {}), _answers=dict(answers or {}))
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "symbol_error": {"pilots": 10}, "rate_ratio": {"role": "test"}, "task_rate_ratio": {"tasks": ("test",)},
+}  # fmt: skip
+"""What has no default."""
+
+
 def test_the_catalog_finds_every_metric() -> None:
     names = {entry.name for entry in catalog.list_kind("metrics")}
     assert names == {
@@ -51,9 +57,10 @@ def test_the_catalog_finds_every_metric() -> None:
         "accuracy", "exact_memorisation", "extraction_strength", "fluency", "forget_distance", "forget_quality", "harness",
         "knowledge_memory", "mia", "privleak", "probability", "repetition", "rouge", "truth_ratio", "utility",
         "verbatim_memory", "hinge", "neurons", "neuron_norm", "update_spectrum", "weight_distance",
+        "known_channel", "rate_ratio", "robust_accuracy", "symbol_error", "task_rate_ratio", "worst_class",
     }  # fmt: skip
     for entry in catalog.list_kind("metrics"):
-        metric = entry.load()()
+        metric = entry.load()(**NEEDED.get(entry.name, {}))
         assert isinstance(metric, Metric)
         # the harness brings questions of its own; the others look at weights
         assert bool(metric.roles()) == (
