@@ -311,7 +311,8 @@ def test_a_recipe_may_audit_and_forget_nothing(tmp_path: Path, capfd: Any) -> No
     (tmp_path / "bare.yaml").write_text(json.dumps(audit_tree(beside=[{"use": "random_scores"}], show=3)))
     assert command("run", tmp_path / "bare.yaml", "--out", tmp_path / "run") == 0
     results = read(tmp_path / "run" / "results.json")
-    assert {r["name"] for r in results["flags"] if r["auditor"] == "spc"} == {"auroc", "tpr", "fpr", "flagged"}
+    names = {r["name"] for r in results["flags"] if r["auditor"] == "spc"}
+    assert names == {"auroc", "auroc_within", "tpr", "fpr", "flagged"}
     assert len(read(tmp_path / "run" / "audits" / "spc" / "shown.json")) == 3
     assert "forget" not in read(tmp_path / "run" / "manifest.json")["data"]["roles"]
     assert "AUROC" in capfd.readouterr().out
