@@ -156,7 +156,7 @@ class Spectrum(nn.Module):
 def cosines(n: int) -> Tensor:
     """[n, n] the orthonormal DCT-II: row k holds sqrt(2/n) cos(pi (i + 1/2) k / n), the first over sqrt 2.
 
-    >>> cosines(2).round(decimals=4).tolist()
+    >>> [[round(v, 4) for v in row] for row in cosines(2).tolist()]
     [[0.7071, 0.7071], [0.7071, -0.7071]]
     """
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)[None]

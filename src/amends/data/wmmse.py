@@ -34,7 +34,7 @@ class Allocated:
 def sum_rate(channel_BKK: Tensor, power_BK: Tensor, noise: float = 1.0) -> Tensor:
     """[B] the sum rate in bits; differentiable in the power.
 
-    >>> float(sum_rate(torch.tensor([[[1.0, 1.0], [0.0, 2.0]]]), torch.ones(1, 2)).round(decimals=4))  # log2(2) + log2(3)
+    >>> round(float(sum_rate(torch.tensor([[[1.0, 1.0], [0.0, 2.0]]]), torch.ones(1, 2))), 4)  # log2(2) + log2(3)
     2.585
     """
     gain_BKK = channel_BKK.square()
