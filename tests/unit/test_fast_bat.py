@@ -166,3 +166,14 @@ def test_what_does_not_fit_is_said_in_a_sentence(classifier_world: Any, lm_world
         Adversarial(train=TRAIN).objective_on(lm_world.data)
     with pytest.raises(UserError, match=r"robust_accuracy.forget: its rows are no labelled images"):
         RobustAccuracy(role="forget").measure(Evaluation(lm_world.make(), lm_world.data))
+
+
+def test_a_row_counts_only_when_it_holds_up_to_every_restart(classifier_world: Any) -> None:
+    """Attacks that are little more than their random start: twenty turn rows that the first leaves, and never fewer."""
+    subject, data = classifier_world.make(), classifier_world.data
+    Train(on=("forget", "retain"), steps=60, batch=12, optim=SGD(lr=0.1, momentum=0.9))(subject, data, Memory())
+    held = []
+    for restarts in (1, 20):
+        metric = RobustAccuracy(role="retain", eps=0.8, steps=1, lr=1e-4, restarts=restarts)
+        held.append(metric.measure(Evaluation(subject, data)).value)
+    assert held[1] < held[0]

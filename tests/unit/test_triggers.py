@@ -68,6 +68,16 @@ def marked(data: Bundle, key: str) -> set[str]:
     return {row.id for row in data["train"] if row.data.get(key)}
 
 
+def test_a_square_lies_in_the_lower_right_of_an_image_that_is_none() -> None:
+    row = Sample("a", {"image": np.zeros((1, 6, 10), np.uint8), "label": 0})
+    wide = Bundle({"train": (row,), "test": ()}, classes=("cat",))
+    brush = BadNets(size=2, margin=1).on(Scene(wide, 0, (), 0))
+    lit = painted(row, brush.test)
+    assert sorted(zip(*(axis.tolist() for axis in np.nonzero(np.asarray(lit)[0])), strict=True)) == [
+        (3, 7), (3, 8), (4, 7), (4, 8),
+    ]  # fmt: skip
+
+
 # ---------------------------------------------------------------------- which rows, and what is kept
 
 

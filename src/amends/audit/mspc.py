@@ -42,8 +42,8 @@ from pydantic import Field
 from torch import Tensor
 
 from amends.audit.amplified import Amplified, Divergence, in_chunks, still
+from amends.audit.images import check_images
 from amends.audit.mask_regime import Look
-from amends.audit.rows import check_classifier
 from amends.audit.spc import Scaling
 from amends.bilevel.alternate import Alternated, Best, alternate
 from amends.bilevel.optimise import Draws
@@ -95,11 +95,8 @@ class MSPC:
 
     def check(self, data: Bundle, subject: Any | None) -> None:
         """Images of one size with classes, and a classifier."""
-        check_classifier(data, self.role, subject, self.name)
+        check_images(data, self.role, subject, self.name, "it masks and brightens pixels")
         rows = data[self.role]
-        odd = next((row for row in rows if "image" not in row.data), None)
-        if odd is not None:
-            raise UserError(f"mspc: row {odd.id} of '{self.role}' has no image: it masks and brightens pixels")
         first = np.shape(rows[0].data["image"])[-2:]
         odd = next((row for row in rows if np.shape(row.data["image"])[-2:] != first), None)
         if odd is not None:

@@ -112,11 +112,6 @@ class SPC:
         return replace(batch, tensors={**batch.tensors, "image": noisy.clamp(0, 1)})
 
 
-def consistency(subject: Any, batch: Batch, changed_SB: list[torch.Tensor]) -> torch.Tensor:
-    """[B] the share of changed images that get the class of the unchanged one, all in one forward."""
-    return agreement(classes_told(subject, batch, changed_SB))
-
-
 def classes_told(subject: Any, batch: Batch, changed_SB: list[torch.Tensor]) -> torch.Tensor:
     """[1 + S, B] the class of each image and of its changed copies, all in one forward."""
     image = torch.cat([batch["image"], *changed_SB])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +175,11 @@ class _Run:
         assert recipe.audit is not None
         weights = next(s["weights"] for s in self.stages if s["name"] == stage.name and s["seed"] == effective)
         start = fingerprint.of(recipe.subject, recipe.subject.content(), weights, _code())
+        load = cache(partial(self._load, stage.name, seed))  # auditors leave the model as they found it
         decided: Scores | None = None
         for i, auditor in enumerate(recipe.audit.auditors):
             folder = self.record.path / "audits" / f"{auditor.name}{self._mark(stage, seed)}"
             run = StageRun(f"audit by {auditor.name}", effective, folder, self.record, self.mirrors)
-            load = partial(self._load, stage.name, seed)
             found, how = audits.conduct(auditor, load, whole, start, run, recipe.audit.show)
             if not (stage.once and seed != recipe.seeds[0]):
                 line, rows = audits.told(auditor, found, whole, model=stage.name, seed=effective, decides=i == 0, **how)
