@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LAYERS_THAT_CHANGE_RESULTS = (
     "core", "data", "subjects", "engine", "terms", "edits", "attribution", "augment", "metrics", "attack", "audit", "train",
-    "unlearn",
+    "unlearn", "chat", "constraints", "refine",
 )  # fmt: skip
 
 

@@ -1,0 +1,91 @@
+"""How a chat model is asked: one method, whatever stands behind it.
+
+A client answers `complete(messages, params)`. Back ends (an OpenAI-compatible server, a model of this process) and what is
+put around one (a cache, a budget, a trace) are clients alike, so that they nest in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from amends.core.spec import Count, spec
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@spec
+class Params:
+    """How an answer is drawn."""
+
+    max_tokens: Count = 512
+    """The longest answer, in tokens."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 takes the likeliest token each time."""
+    seed: int = 0
+    """Equal seeds draw equal answers where the back end keeps its word; part of the cache's key in any case."""
+    stop: Annotated[tuple[str, ...], Field(default=())]
+    """Texts at which an answer ends."""
+    schema: Annotated[Mapping[str, Any] | None, Field(default=None)]
+    """A JSON schema that the back end is to hold the answer to, where it can; None asks for plain text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one answer cost."""
+
+    calls: int = 0
+    """1 for an answer that was asked for; 0 for one from the cache."""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls, self.prompt_tokens + other.prompt_tokens, self.new_tokens + other.new_tokens,
+            self.seconds + other.seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer."""
+
+    text: str
+    usage: Usage = field(default_factory=Usage)
+    finish: Literal["stop", "length", "other"] = "stop"
+    """Whether the model ended, or the limit did."""
+    logprobs: Mapping[str, float] | None = None
+    """Log-probabilities of the first token's likeliest words, where the back end gives them; for yes/no judges."""
+    cached: bool = False
+
+
+class ClientError(Exception):
+    """A call that failed for good, after its retries; the message names the address, the model and the cause."""
+
+
+class BudgetSpent(Exception):
+    """No more calls: tokens, calls or seconds that were allowed are used up."""
+
+
+@runtime_checkable
+class Client(Protocol):
+    """Something that answers messages. Calls may be made at once: a back end bounds how many run."""
+
+    @property
+    def name(self) -> str:
+        """The model and where it runs, for caches, ledgers and reports; never a key."""
+        ...
+
+    async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
+        """One answer. Raises ClientError when there is none to be had, BudgetSpent when none is allowed."""
+        ...

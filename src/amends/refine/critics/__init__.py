@@ -1,0 +1,1 @@
+"""Critics: who decides whether an answer satisfies a constraint."""

@@ -1,0 +1,1 @@
+"""Decomposers: who says which constraints a request holds."""
