@@ -190,7 +190,7 @@ def relative(found: Params, truth: Params) -> float:
     return (off / sum(float((t**2).sum()) for t in truth.values())) ** 0.5
 
 
-def test_products_by_a_difference_are_off_by_the_root_of_rounding_and_the_residual_is_exact() -> None:
+def test_products_by_a_difference_are_off_by_the_root_of_rounding() -> None:
     world = problems.logistic()
     at, v = {"w": problems.normal(6, seed="at")}, problems.normal(6, seed="v")
     for dtype, bound in ((torch.float64, 1e-6), (torch.float32, 5e-3)):
@@ -199,10 +199,23 @@ def test_products_by_a_difference_are_off_by_the_root_of_rounding_and_the_residu
         exact = lower.product(v.to(dtype))
         assert float((lower.difference(v.to(dtype)) - exact).norm() / exact.norm()) < bound
         assert not lower.difference(torch.zeros_like(exact)).any()
+        by_gradients = Lower(world.problem if dtype is torch.float64 else single(world), outer, inner, exact=False)
+        torch.testing.assert_close(by_gradients.slope_D, lower.slope_D)
+        for (cross, image_D), (other, other_D) in ((lower.both(v.to(dtype)), by_gradients.both(v.to(dtype))),):
+            assert relative({"H": other_D}, {"H": image_D}) < bound and relative(other, cross) < bound
+        nothing, zeros_D = by_gradients.both(torch.zeros_like(exact))
+        assert not zeros_D.any() and not any(c.any() for c in nothing.values())
     case = problems.ridge()
     answer = hypergradient(case.problem, case.outer, case.inner, strategy=CG(product="difference"))
     assert relative(answer.gradient, case.gradient) < 1e-5
     assert answer.diagnosis.residual is not None and 0 < answer.diagnosis.residual < 1e-5
+    with pytest.raises(UserError, match="has no effect on the lower loss"):
+        Lower(
+            Problem(case.problem.upper, lambda x, y: (x["a"] ** 2).sum()),
+            {"a": torch.ones(1)},
+            {"y": torch.ones(1)},
+            exact=False,
+        )
 
 
 def single(world: Any) -> Problem:

@@ -1,6 +1,6 @@
 """Second derivatives of the lower loss as products: the Hessian times a vector, the cross derivative, Lanczos' method.
 
-One graph of the lower gradient is built; every product is one backward pass through it. Memory is that of one gradient,
+One graph of the lower gradient is built; every exact product is one backward pass through it. Memory is that of one gradient,
 whatever number of steps the inner parameters took to get here.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amends.bilevel.problem import Problem, scalar
-from amends.bilevel.tree import detached, flat, leaves, like
+from amends.bilevel.tree import detached, flat, leaves, like, slopes
 from amends.core.errors import UserError
 from amends.core.protocols import Params
 
@@ -22,26 +22,50 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Lower:
-    """The lower loss around one point."""
+    """The lower loss around one point.
 
-    def __init__(self, problem: Problem, outer: Params, inner: Params) -> None:
+    Args:
+        exact: build the graph of its gradient at once; without it only when an exact product is asked for, so that those who
+            take differences pay for gradients alone.
+    """
+
+    def __init__(self, problem: Problem, outer: Params, inner: Params, exact: bool = True) -> None:
         self.outer, self.inner = leaves(outer), leaves(inner)
         self.products = 0
-        self._loss, self._fixed = problem.lower, detached(outer)
-        loss = scalar(problem.lower(self.outer, self.inner), "lower")
+        self._loss = problem.lower
+        self._base: dict[str, Tensor | None] = {}
+        self._graph_D: Tensor | None = None
+        if exact:
+            self._graph_D = self._differentiated()
+            self.slope_D = self._graph_D.detach()
+            """The lower loss's gradient in y."""
+        else:
+            self._base = self._slopes(self.outer, self.inner)
+            self.slope_D = flat(self._known({n: self._base[f"y|{n}"] for n in self.inner}))
+        self._inner_D = flat(self.inner.values()).detach()
+        self._width = 2 * torch.finfo(self.slope_D.dtype).eps ** 0.5 * (1 + float(self._inner_D.norm()))
+
+    def _differentiated(self) -> Tensor:
+        """[D] the gradient in y, with its graph."""
+        loss = scalar(self._loss(self.outer, self.inner), "lower")
         found: tuple[Tensor | None, ...] = (None,) * len(self.inner)
         if loss.requires_grad:
             found = torch.autograd.grad(loss, list(self.inner.values()), create_graph=True, allow_unused=True)
-        for name, slope in zip(self.inner, found, strict=True):
+        return flat(self._known(dict(zip(self.inner, found, strict=True))))
+
+    def _known(self, found: dict[str, Tensor | None]) -> list[Tensor]:
+        """The gradients, once it is known that every inner parameter has one."""
+        for name, slope in found.items():
             if slope is None:
                 raise UserError(
                     f"inner parameter '{name}' has no effect on the lower loss: leave it out of the inner parameters"
                 )
-        self._slope_D = flat(s for s in found if s is not None)
-        self.slope_D = self._slope_D.detach()
-        """The lower loss's gradient in y."""
-        self._inner_D = flat(self.inner.values()).detach()
-        self._width = 2 * torch.finfo(self.slope_D.dtype).eps ** 0.5 * (1 + float(self._inner_D.norm()))
+        return [slope for slope in found.values() if slope is not None]
+
+    def _slopes(self, outer: Params, inner: Params) -> dict[str, Tensor | None]:
+        """Both gradients of the lower loss, without a graph of their own."""
+        loss = scalar(self._loss(outer, inner), "lower")
+        return slopes(loss, {**{f"x|{n}": v for n, v in outer.items()}, **{f"y|{n}": v for n, v in inner.items()}})
 
     @property
     def linear(self) -> bool:
@@ -61,26 +85,42 @@ class Lower:
         e = 2 sqrt(eps) (1 + |y|) / |v| (Andrei 2009): in float32 the error is some 5e-4 of |H v|, in float64 some 1e-8.
         """
         self.products += 1
-        length = float(v_D.norm())
-        if length == 0:
+        e = self._step(v_D)
+        if e == 0:
             return torch.zeros_like(v_D)
-        e = self._width / length
         there = leaves(like(self._inner_D.add(v_D, alpha=e), self.inner))
-        found = torch.autograd.grad(scalar(self._loss(self._fixed, there), "lower"), list(there.values()))
+        found = torch.autograd.grad(scalar(self._loss(detached(self.outer), there), "lower"), list(there.values()))
         return flat(found).sub_(self.slope_D).div_(e)
+
+    def _step(self, v_D: Tensor) -> float:
+        length = float(v_D.norm())
+        return self._width / length if length else 0.0
 
     def both(self, v_D: Tensor) -> tuple[dict[str, Tensor | None], Tensor]:
         """d<grad_y g, v>/dx, None where x has no part in it, and H v: both in one backward pass."""
         self.products += 1
+        if self._base:
+            return self._both_by_difference(v_D)
         x, y = ({f"{level}|{n}": v for n, v in tree.items()} for level, tree in (("x", self.outer), ("y", self.inner)))
         found = self._second(v_D, {**x, **y})
         hv_D = flat(torch.zeros_like(y[n]) if found[n] is None else found[n] for n in y)  # type: ignore[misc]
         return {n: found[f"x|{n}"] for n in self.outer}, hv_D
 
+    def _both_by_difference(self, v_D: Tensor) -> tuple[dict[str, Tensor | None], Tensor]:
+        """The same by one gradient in x and y at y + e v."""
+        e = self._step(v_D) or 1.0  # for v = 0 the same point again, and so zeros
+        there = leaves(like(self._inner_D.add(v_D, alpha=e), self.inner))
+        found = self._slopes(self.outer, there)
+        image_D = flat(self._known({n: found[f"y|{n}"] for n in self.inner})).sub_(self.slope_D).div_(e)
+        here = {n: (found[f"x|{n}"], self._base[f"x|{n}"]) for n in self.outer}
+        return {n: None if a is None or b is None else (a - b) / e for n, (a, b) in here.items()}, image_D
+
     def _second(self, v_D: Tensor, tree: Params) -> dict[str, Tensor | None]:
-        if not self._slope_D.requires_grad:
+        if self._graph_D is None:
+            self._graph_D = self._differentiated()
+        if not self._graph_D.requires_grad:
             return dict.fromkeys(tree)
-        given = torch.autograd.grad(self._slope_D, list(tree.values()), v_D, retain_graph=True, allow_unused=True)
+        given = torch.autograd.grad(self._graph_D, list(tree.values()), v_D, retain_graph=True, allow_unused=True)
         return dict(zip(tree, given, strict=True))
 
 

@@ -49,14 +49,15 @@ class Free:
     """The smallest multiplier of what holds them, as a share of the lower loss's slope."""
 
 
-def implicit(at: Point, solve: Solve, free_at: Callable[[Lower], Free] = lambda lower: Free()) -> Answer:
+def implicit(at: Point, solve: Solve, free_at: Callable[[Lower], Free] = lambda lower: Free(), *, exact: bool = True) -> Answer:
     """The hypergradient by implicit differentiation, with `solve` for the linear system in the free directions.
 
-    `solve` is given a right-hand side in those directions, and has to answer in them.
+    `solve` is given a right-hand side in those directions, and has to answer in them. Without `exact` the cross derivative
+    and the residual are by a difference of two gradients.
     """
     inner = at.solved()
     upper = Upper.of(at.problem, at.outer, inner)
-    lower = Lower(at.problem, at.outer, inner)
+    lower = Lower(at.problem, at.outer, inner, exact)
     free = free_at(lower)
     b_D = _along(free, flat(filled(upper.inner, lower.inner).values()))
     solved = solve(lower, b_D) if b_D.any() else Solved(torch.zeros_like(b_D))
