@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from amends.core.spec import Count, spec
+from amends.core.spec import Count, Natural, spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Params:
     """Texts at which an answer ends."""
     schema: Annotated[Mapping[str, Any] | None, Field(default=None)]
     """A JSON schema that the back end is to hold the answer to, where it can; None asks for plain text."""
+    top_logprobs: Natural = 0
+    """How many of the first token's likeliest words are wanted with their log-probabilities; 0 asks for none."""
 
 
 @dataclass(frozen=True, slots=True)

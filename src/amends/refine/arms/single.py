@@ -1,0 +1,26 @@
+"""One plain answer: what every other arm is compared with."""
+
+from __future__ import annotations
+
+from amends.chat.client import Client, Params
+from amends.constraints.constraint import Request
+from amends.core.spec import spec
+from amends.refine.answering import Written
+from amends.refine.asking import drawn, respond
+from amends.refine.parts import Refined
+
+
+@spec
+class Single:
+    """One plain answer by one call."""
+
+    params: Params = drawn()
+    """How it is drawn."""
+
+    async def answer(self, request: Request, client: Client) -> Refined:
+        """The answer."""
+        written = Written(request, client)
+        asked = await written.ask(respond(request), self.params, "writing the answer")
+        if asked.failed is None:
+            written.add(asked.text, asked.usage, "response")
+        return written.result(asked.failed or "max_rounds")
