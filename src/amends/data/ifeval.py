@@ -2,8 +2,8 @@
 
 A row has `key`, `prompt`, `instruction_id_list` and `kwargs`, one object of settings for each id. The hub's copy pads every
 object with nulls for the settings of other kinds; they are stripped. Some labels contradict their prompts (one asks for at
-least six and is stored as fewer than six); `labels: repaired` takes those of `amends.constraints.ifeval`. Data under
-CC BY 4.0 in its repository, marked Apache-2.0 on the hub.
+least six and is stored as fewer than six); `labels: repaired` mends them as `amends.constraints.ifeval` says, and leaves
+out the one prompt that contradicts itself. Data under CC BY 4.0 in its repository, marked Apache-2.0 on the hub.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from amends.core.errors import UserError
+from amends.core.fingerprint import plain
 from amends.core.spec import Count, spec
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
@@ -47,7 +48,7 @@ class IFEval:
     def load(self, seed: int) -> Bundle:
         """Role test. Raises UserError with file, line and key for bad rows."""
         rows = located(self.file, self.name, "train", self.revision)
-        samples = samples_of(rows, "ifeval", self.labels == "repaired")
+        samples = [s for s in samples_of(rows, "ifeval", self.labels == "repaired") if s.data["constraints"]]
         filters: dict[str, Any] = {k: getattr(self, k) for k in ("limit", "longest", "languages", "without")}
         return bundled({"test": chosen(samples, seed, **filters)})
 
@@ -68,20 +69,18 @@ def _sample(row: Mapping[str, Any], where: str, prefix: str, repaired: bool) -> 
     if len(ids) != len(settings) or not ids:
         raise UserError(f"{where}: {len(ids)} ids in 'instruction_id_list' and {len(settings)} objects in 'kwargs': pair them")
     kwargs = [{k: v for k, v in given.items() if v is not None} for given in settings]
+    constraints = [{"id": f"c{i}", "instruction": n, "kwargs": k} for i, (n, k) in enumerate(zip(ids, kwargs, strict=True), 1)]
     if repaired:
-        from amends.constraints.ifeval import repaired as mended
-
-        prompt, ids, kwargs = mended(key, prompt, ids, kwargs)
-    constraints = [
-        {"id": f"c{i}", "instruction": name, "kwargs": given}
-        for i, (name, given) in enumerate(zip(ids, kwargs, strict=True), 1)
-    ]
+        constraints = _repaired({"key": key, "prompt": prompt, "instruction_id_list": ids, "kwargs": kwargs})
     lang = next((given["language"] for name, given in zip(ids, kwargs, strict=True) if name == "language:response_language"
                  and "language" in given), "en")  # fmt: skip
-    return Sample(
-        f"{prefix}-{key}",
-        {
-            "prompt": prompt, "constraints": constraints, "lang": lang, "key": key, "instruction_id_list": ids,
-            "kwargs": kwargs,
-        },
-    )  # fmt: skip
+    data = {"prompt": prompt, "constraints": constraints, "lang": lang}
+    return Sample(f"{prefix}-{key}", {**data, "key": key, "instruction_id_list": ids, "kwargs": kwargs})
+
+
+def _repaired(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The mended demands in the library's own form: what was published stays in the sample beside them."""
+    from amends.constraints.ifeval import request_of
+
+    told = request_of(row, "repaired").constraints
+    return [{"id": c.id, "text": c.text, "checker": plain(c.checker), "category": c.category} for c in told]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from amends.constraints.constraint import Constraint, Request
+from amends.core.catalog import normal
 from amends.core.errors import UserError
-from amends.core.spec import build
+from amends.core.spec import build, build_use
 from amends.core.types import Role, Sample
 from amends.data.bundle import Bundle
 from amends.data.hub import Hub
@@ -36,14 +37,26 @@ def request_of(sample: Sample) -> Request:
 
 
 def constraints_of(sample: Sample) -> tuple[Constraint, ...]:
-    """The constraints of a row of any instruction set, with their checkers. Raises UserError that names row and key."""
-    if "instruction_id_list" in sample.data:
-        from amends.constraints.ifeval import constraints_of_row
+    """The constraints of a row of any instruction set, with their checkers. Raises UserError that names row and constraint."""
+    items = sample.data.get("constraints", ())
+    return tuple(_constraint(item, f"{sample.id}.constraints.{i}") for i, item in enumerate(items))
 
-        return constraints_of_row(sample.data, sample.id)
-    return tuple(
-        build(Constraint, item, f"{sample.id}.constraints.{i}") for i, item in enumerate(sample.data.get("constraints", ()))
-    )
+
+def _constraint(item: Mapping[str, Any], at: str) -> Constraint:
+    if "instruction" not in item:
+        return build(Constraint, item, at)
+    checker = _published(item["instruction"], item["kwargs"], at)
+    category = item["instruction"].partition(":")[0]
+    return Constraint(id=item["id"], text=checker.told(), checker=checker, category=category)
+
+
+def _published(instruction: str, kwargs: Mapping[str, Any], at: str) -> Any:
+    """The checker behind an id of IFEval, or else of IFBench."""
+    from amends.constraints.ifeval import TYPES, checker_of
+
+    if instruction in TYPES:
+        return checker_of(instruction, kwargs, at)
+    return build_use("checkers", {"use": "ifbench", "type": instruction, "kwargs": kwargs}, at)
 
 
 # ---------------------------------------------------------------------- rows of files and of the hub
@@ -123,13 +136,13 @@ def chosen(
     `longest` is in characters of the prompt; `languages` are those that the answer is to be in; `without` names demands by
     IFEval's id (whole, or the part behind the colon), by the checker's name or by the category, and a row with one is left out.
     """
-    gone = set(without)
+    gone = {normal(name) for name in without}
     kept = [
         s
         for s in samples
         if (longest is None or len(s.data["prompt"]) <= longest)
         and (not languages or s.data.get("lang", "en") in languages)
-        and not gone & set(names_in(s))
+        and not gone & {normal(name) for name in names_in(s)}
     ]
     if limit is None or limit >= len(kept):
         return tuple(kept)
@@ -139,9 +152,10 @@ def chosen(
 
 def names_in(sample: Sample) -> Iterator[str]:
     """What `without` can call a row's constraints."""
-    for item in sample.data.get("constraints", ()):
-        instruction, checker = item.get("instruction", ""), item.get("checker") or {}
-        yield from (instruction, instruction.rpartition(":")[2], checker.get("use", ""), item.get("category", ""))
+    for instruction in sample.data.get("instruction_id_list", ()):
+        yield from (instruction, instruction.rpartition(":")[2])
+    for item in sample.data["constraints"]:
+        yield from (item.get("category", ""), (item.get("checker") or {}).get("use", ""))
 
 
 def bundled(roles: Mapping[Role, Sequence[Sample]], remarks: Iterable[str] = ()) -> Bundle:
