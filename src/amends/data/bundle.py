@@ -100,10 +100,10 @@ def row_print(sample: Sample) -> str:
 
 
 def _content(sample: Sample) -> dict[str, object]:
-    """What makes two rows the same row: prompt and answer, or the bytes of an image; and the label where there is one."""
+    """What makes two rows the same row: prompt and answer, or the bytes of an image; and the label or constraints if any."""
     keys = ("question", "prompt", "answer", "text")
     if any(k in sample.data for k in keys):
-        labels = {k: sample.data[k] for k in ("label",) if k in sample.data}
+        labels = {k: sample.data[k] for k in ("label", "constraints") if k in sample.data}
         return {k: " ".join(str(sample.data[k]).split()) for k in keys if k in sample.data} | labels
     return {k: _plain(v) for k, v in sample.data.items()}
 

@@ -6,6 +6,7 @@ is not enough. Pictures are decoded once, to 8-bit arrays of one size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,13 @@ class Hub:
             names = names or tuple(getattr(found[split].features.get(self._label(found[split])), "names", None) or ())
             rows[role] = self._rows(found[split], role, broken)
         return bundle_of(rows["train"], rows["test"], names, judge(self.name, broken, self.skip_broken))
+
+    def plain(self, split: str) -> list[Mapping[str, Any]]:
+        """The rows of one split as they are, for sets that are not labelled."""
+        found = self._open()
+        if split not in found:
+            raise UserError(f"{self.name}: has no split '{split}'{nearest(split, map(str, found))}")
+        return list(found[split])
 
     def _open(self) -> Any:
         try:
