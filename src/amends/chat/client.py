@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from amends.core.spec import Count, spec
+from amends.core.spec import Count, Natural, spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Params:
     """Texts at which an answer ends."""
     schema: Annotated[Mapping[str, Any] | None, Field(default=None)]
     """A JSON schema that the back end is to hold the answer to, where it can; None asks for plain text."""
+    top_logprobs: Natural = 0
+    """How many of the first token's likeliest words are wanted with their log-probabilities; 0 asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,14 @@ class Completion:
 
 
 class ClientError(Exception):
-    """A call that failed for good, after its retries; the message names the address, the model and the cause."""
+    """A call that failed for good, after its retries; the message names the address, the model and the cause.
+
+    `status` is the HTTP status that the server ended with, 504 where it was too slow; None where there was no answer at all.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BudgetSpent(Exception):
