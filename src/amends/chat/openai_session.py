@@ -24,6 +24,7 @@ class Session:
 
         self._address = wire.address_of(base_url)
         self._key = _key(key_env, base_url)
+        self._needs_key = key_env if "//api.openai.com" in base_url else ""
         self.slots = asyncio.Semaphore(concurrency)
         self._naming = asyncio.Lock()
         self._model: str | None = None
@@ -68,20 +69,15 @@ class Session:
     def _headers(self, authorization: str | None) -> dict[str, Any]:
         from openai import Omit
 
+        if not (authorization or self._key) and self._needs_key:
+            raise UserError(f"{self._address} wants a key: set the environment variable {self._needs_key}")
         return {"Authorization": authorization or (f"Bearer {self._key}" if self._key else Omit())}
 
 
 def _key(key_env: str, base_url: str) -> str | None:
-    key = os.environ.get(key_env, "").strip()
-    if not key:
-        if "api.openai.com" in base_url:
-            raise UserError(
-                f"{wire.address_of(base_url)} wants a key, and the environment variable {key_env} is not set: set it"
-            )
-        return None
-    if base_url.startswith("http://") and not wire.is_loopback(base_url):
-        return None  # anyone on the way could read it
-    return key
+    """The key of the environment; None where anyone on the way could read it."""
+    plain = base_url.startswith("http://") and not wire.is_loopback(base_url)
+    return None if plain else os.environ.get(key_env, "").strip() or None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 from amends.core.errors import UserError
 
@@ -70,11 +71,12 @@ def serve(how: Serving, said: Callable[[str], None], stop: threading.Event | Non
     _check(how)
     import xllamacpp
 
+    library: Any = xllamacpp  # a compiled module, which type checkers cannot look into
     stop = threading.Event() if stop is None else stop
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
-            server = xllamacpp.Server(_params(xllamacpp, how))
+            server = library.Server(_params(library, how))
         except RuntimeError as error:
             raise UserError(f"{how.file}: llama.cpp could not serve it ({error}): is it a whole language model?") from None
         said(f"{server.listening_address}/v1")
@@ -86,8 +88,8 @@ def serve(how: Serving, said: Callable[[str], None], stop: threading.Event | Non
             signal.signal(number, handler)
 
 
-def _params(xllamacpp: object, how: Serving) -> object:
-    made = xllamacpp.CommonParams()  # type: ignore[attr-defined]
+def _params(library: Any, how: Serving) -> Any:
+    made = library.CommonParams()
     made.model.path = how.file
     made.model_alias = {how.model}
     made.hostnames, made.port = [HOST], how.port

@@ -35,6 +35,7 @@ app.command("runs")(listing.runs)
 app.command("show")(listing.show)
 app.command("check")(listing.check)
 app.command("serve")(serve.serve)
+app.command("proxy")(serve.proxy)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app)
 

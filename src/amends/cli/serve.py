@@ -36,3 +36,30 @@ def serve(
         console.say(f"  elsewhere:    OPENAI_BASE_URL={url} OPENAI_API_KEY=none")
 
     serve(how, said)
+
+
+def proxy(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The server behind, such as http://127.0.0.1:8080/v1.")],
+    model: Annotated[str | None, typer.Option(help="Its model, where a request names none.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine lets others in.")] = "127.0.0.1",
+    port: Port = 8081,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one request may take in all.")] = 300.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls of the server behind at once, at most.")] = 8,
+) -> None:
+    """Stand in front of a server of OpenAI's protocol; callers' keys are passed on to it and kept nowhere."""
+    from amends.chat.clients.openai_api import OpenAIAPI
+    from amends.chat.proxy import Proxy, is_loopback, run
+    from amends.core.spec import build
+    from amends.runs import console
+
+    fields = {"base_url": to, "model": model, "key_env": "", "concurrency": concurrency, "timeout": timeout, "retries": 2}
+    behind = build(OpenAIAPI, {**fields, "deadline": timeout}, "--to")
+    if not is_loopback(host):
+        console.say(f"  warning: listening on {host}: whoever reaches this machine can ask, and nothing is encrypted", "yellow")
+
+    def said(url: str) -> None:
+        console.out(url)
+        sys.stdout.flush()
+        console.say(f"  in front of {behind.address}; stop it with Ctrl-C")
+
+    run(Proxy(behind, timeout=timeout), host, port, said)
