@@ -1,7 +1,7 @@
 """A causal language model of this process as a chat client: no server, the subject's own weights, such as a stage's.
 
 Calls that come in while a batch is generated wait, and are the next batch. Each has a stream of its own to draw from, seeded
-by its parameters alone, so a drawn answer depends on no other call. What batching cannot hide is rounding: padding and batch
+by its seed and its prompt, so a drawn answer depends on no other call. What batching cannot hide is rounding: padding and batch
 size change logits in the last digits, so an answer may differ where two words are that close; greedy answers from float32
 weights are in practice the same in any batch, drawn ones can part where a draw falls on such an edge.
 
@@ -93,7 +93,7 @@ class SubjectClient:
         call = _Call(self._prompt(messages), params, loop.create_future())
         waiting = self._waiting.setdefault(loop, [])
         waiting.append(call)
-        if len(waiting) == 1 and not any(t.get_loop() is loop for t in self._workers):
+        if not any(t.get_loop() is loop and not t.done() for t in self._workers):
             task = loop.create_task(self._work(waiting))
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
@@ -103,10 +103,11 @@ class SubjectClient:
         """Answers what waits, batch after batch, until nothing does."""
         await asyncio.sleep(0)  # those who call in the same turn of the loop come into the first batch
         while waiting:
-            calls = [c for c in waiting[: self.batch] if not c.answer.done()]  # not those whose caller has gone
-            del waiting[: self.batch]
+            waiting[:] = [c for c in waiting if not c.answer.done()]  # without those whose caller has gone
+            calls = self._next(waiting)
             if not calls:
-                continue
+                return
+            del waiting[: len(calls)]
             try:
                 made = await asyncio.to_thread(self._answers, calls)
             except asyncio.CancelledError:
@@ -121,6 +122,19 @@ class SubjectClient:
                 for call, completion in zip(calls, made, strict=True):
                     _give(call, completion)
 
+    def _next(self, waiting: Sequence[_Call]) -> list[_Call]:
+        """The calls of the next batch: as many as fit into the context together, none cut short by another's long prompt."""
+        calls: list[_Call] = []
+        for call in waiting[: self.batch]:
+            more = [*calls, call]
+            if max(len(c.prompt) for c in more) + max(map(self._limit, more)) > self.subject.max_length:
+                break
+            calls = more
+        return calls
+
+    def _limit(self, call: _Call) -> int:
+        return min(call.params.max_tokens, self.subject.max_length - len(call.prompt))
+
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = prompt_ids(self.subject, messages)
         if len(ids) >= self.subject.max_length:
@@ -133,36 +147,33 @@ class SubjectClient:
         tokenizer, module = self.subject.tokenizer, self.subject.module
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         width = max(len(c.prompt) for c in calls)
-        room = self.subject.max_length - width
+        limits = [self._limit(c) for c in calls]
         device = next(module.parameters()).device
         ids = torch.tensor([[pad] * (width - len(c.prompt)) + c.prompt for c in calls], device=device)
         mask = torch.tensor([[0] * (width - len(c.prompt)) + [1] * len(c.prompt) for c in calls], device=device)
         ends = sorted({tokenizer.eos_token_id, self.subject.closing_id})
-        chosen, until = _Chosen([c.params for c in calls]), _Until([c.params for c in calls], tokenizer, width)
+        chosen, until = _Chosen(calls), _Until([c.params.stop for c in calls], limits, tokenizer, width)
         with self._busy:  # one batch at a time, whichever loop it comes from
             out = module.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=min(room, max(c.params.max_tokens for c in calls)),
+                input_ids=ids, attention_mask=mask, max_new_tokens=max(limits),
                 do_sample=False, temperature=None, top_p=None, top_k=None, pad_token_id=pad, eos_token_id=ends,
                 logits_processor=[chosen], stopping_criteria=[until],
             )  # fmt: skip
         seconds = (monotonic() - began) / len(calls)
-        return [self._completion(c, out[i, width:].tolist(), ends, chosen, i, seconds) for i, c in enumerate(calls)]
+        rows = [out[i, width : width + until.lengths[i]].tolist() for i in range(len(calls))]
+        return [self._completion(c, row, ends, chosen, i, seconds) for i, (c, row) in enumerate(zip(calls, rows, strict=True))]
 
     def _completion(
         self, call: _Call, new: list[int], ends: list[int], chosen: _Chosen, row: int, seconds: float
     ) -> Completion:  # fmt: skip
-        """Cuts a row at its own end: a closing token, its limit, or a stop text."""
-        tokenizer = self.subject.tokenizer
+        """A row up to its own end: a closing token, a stop text, or its limit."""
         closed = next((i for i, token in enumerate(new) if token in ends), None)
-        limit = call.params.max_tokens
-        kept = new[: limit if closed is None else min(closed, limit)]
-        ended = closed is not None and closed < limit
-        text = tokenizer.decode(kept, skip_special_tokens=True)
+        text = self.subject.tokenizer.decode(new[:closed], skip_special_tokens=True)
         cuts = [at for stop in call.params.stop if stop and (at := text.find(stop)) >= 0]
-        if cuts:
-            text, ended = text[: min(cuts)], True
-        usage = Usage(1, len(call.prompt), len(kept) + (closed is not None and closed < limit), seconds)
-        return Completion(text, usage, "stop" if ended else "length", chosen.words(row, tokenizer, call.params.top_logprobs))
+        usage = Usage(1, len(call.prompt), len(new) if closed is None else closed + 1, seconds)
+        finish = "length" if closed is None and not cuts else "stop"
+        first = chosen.words(row, self.subject.tokenizer, call.params.top_logprobs)
+        return Completion(text[: min(cuts)] if cuts else text, usage, finish, first)
 
 
 class _Chosen:
@@ -171,9 +182,9 @@ class _Chosen:
     Keeps the first token's log-probabilities, before any temperature.
     """
 
-    def __init__(self, params: Sequence[Params]) -> None:
-        self._params = params
-        self._streams = [rng(p.seed, "chat answer") if p.temperature > 0 else None for p in params]
+    def __init__(self, calls: Sequence[_Call]) -> None:
+        self._temperatures = [c.params.temperature for c in calls]
+        self._streams = [rng(c.params.seed, "chat answer", c.prompt) if c.params.temperature > 0 else None for c in calls]
         self._first_BV: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -182,10 +193,10 @@ class _Chosen:
         if not any(self._streams):
             return scores
         rows = list(scores.float())
-        for i, (p, stream) in enumerate(zip(self._params, self._streams, strict=True)):
+        for i, (temperature, stream) in enumerate(zip(self._temperatures, self._streams, strict=True)):
             if stream is not None:
                 waits = torch.empty(rows[i].shape).exponential_(generator=stream).to(scores.device)
-                rows[i] = rows[i] / p.temperature - waits.log()
+                rows[i] = rows[i] / temperature - waits.log()
         return torch.stack(rows)
 
     def words(self, row: int, tokenizer: Any, top: int) -> dict[str, float] | None:
@@ -200,19 +211,21 @@ class _Chosen:
 
 
 class _Until:
-    """A row has ended at its own limit, or where one of its stop texts stands."""
+    """A row has ended at its own limit, or where one of its stop texts stands; `lengths` are new tokens until then."""
 
-    def __init__(self, params: Sequence[Params], tokenizer: Any, width: int) -> None:
-        self._params, self._tokenizer, self._width = params, tokenizer, width
+    def __init__(self, stops: Sequence[Sequence[str]], limits: list[int], tokenizer: Any, width: int) -> None:
+        self._stops, self._tokenizer, self._width = stops, tokenizer, width
+        self.lengths = list(limits)
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         new_BT = input_ids[:, self._width :]
-        done = [
-            new_BT.shape[1] >= p.max_tokens
-            or (bool(p.stop) and any(stop in self._tokenizer.decode(row, skip_special_tokens=True) for stop in p.stop))
-            for p, row in zip(self._params, new_BT, strict=True)
-        ]
-        return torch.tensor(done, device=input_ids.device)
+        n = new_BT.shape[1]
+        for i, stops in enumerate(self._stops):
+            if stops and n < self.lengths[i]:
+                text = self._tokenizer.decode(new_BT[i], skip_special_tokens=True)
+                if any(stop and stop in text for stop in stops):
+                    self.lengths[i] = n
+        return torch.tensor([n >= length for length in self.lengths], device=input_ids.device)
 
 
 def prompt_ids(subject: CausalLM, messages: Sequence[Message]) -> list[int]:
