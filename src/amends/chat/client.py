@@ -72,7 +72,14 @@ class Completion:
 
 
 class ClientError(Exception):
-    """A call that failed for good, after its retries; the message names the address, the model and the cause."""
+    """A call that failed for good, after its retries; the message names the address, the model and the cause.
+
+    `status` is the HTTP status that the server ended with, 504 where it was too slow; None where there was no answer at all.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BudgetSpent(Exception):

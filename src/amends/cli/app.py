@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from amends.cli import audit, bench, compare, doctor, ledger, listing, run, sweep, unlearn
+from amends.cli import audit, bench, compare, doctor, ledger, listing, run, serve, sweep, unlearn
 from amends.core.errors import UserError
 
 app = typer.Typer(
@@ -34,6 +34,8 @@ app.command("methods")(listing.methods)
 app.command("runs")(listing.runs)
 app.command("show")(listing.show)
 app.command("check")(listing.check)
+app.command("serve")(serve.serve)
+app.command("proxy")(serve.proxy)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app)
 

@@ -19,6 +19,9 @@ OPTIONAL = {
     "datasets": "data sets of Hugging Face: pip install 'amends[vision]'",
     "pyarrow": "flags.parquet of an audit: pip install 'amends[vision]'",
     "ray": "--executor ray: pip install 'amends[cluster]'", "submitit": "--executor slurm: pip install 'amends[cluster]'",
+    "openai": "models behind a server: pip install 'amends[refine]'",
+    "xllamacpp": "amends serve: pip install 'amends[serve]'", "starlette": "amends proxy: pip install 'amends[serve]'",
+    "uvicorn": "amends proxy: pip install 'amends[serve]'",
     "trackio": "--track trackio: pip install trackio",
 }  # fmt: skip
 """Modules that only some commands need: what each is for, and how it is had."""

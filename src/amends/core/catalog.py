@@ -43,7 +43,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "attacks": ("attack/*.py",),
     "auditors": ("audit/*.py",),
     "checkers": ("constraints/checkers/*.py",),
-    "clients": ("chat/clients/*.py",),
+    "clients": ("chat/clients/*.py", "subjects/chat_local.py"),
     "decomposers": ("refine/decomposers/*.py",),
     "critics": ("refine/critics/*.py",),
     "hypergradients": ("bilevel/strategies/*.py",),

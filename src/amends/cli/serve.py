@@ -1,0 +1,65 @@
+"""`amends serve`: a GGUF model behind OpenAI's protocol on this machine. `amends proxy`: a second thought before a server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Gguf = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A .gguf file, or `packaged`: SmolLM2-135M-Instruct from a package.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
+
+
+def serve(
+    model: Gguf = "packaged",
+    parallel: Annotated[int, typer.Option(min=1, help="Requests answered at a time; further ones wait.")] = 4,
+    ctx: Annotated[int, typer.Option(min=64, help="Tokens of prompt and answer that a request may have.")] = 2048,
+    threads: Annotated[int, typer.Option(min=1, help="More than one is slower on a machine that others share.")] = 1,
+    port: Port = 8080,
+) -> None:
+    """Serve a GGUF model on 127.0.0.1 until it is stopped; any client of OpenAI's protocol can ask it."""
+    from amends.chat.serve import Serving, serve
+    from amends.runs import console
+    from amends.subjects.packaged_file import smollm2
+
+    how = Serving(str(smollm2() if model == "packaged" else Path(model).expanduser()), parallel, ctx, threads, port)
+
+    def said(url: str) -> None:
+        console.out(url)
+        sys.stdout.flush()  # who reads it through a pipe waits for it
+        console.say(f"  {how.model}: {parallel} requests at a time, {ctx} tokens each; no key; stop it with Ctrl-C")
+        console.say(f"  in a recipe:  client: {{use: openai_api, base_url: {url}, model: {how.model}}}")
+        console.say(f"  elsewhere:    OPENAI_BASE_URL={url} OPENAI_API_KEY=none")
+
+    serve(how, said)
+
+
+def proxy(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The server behind, such as http://127.0.0.1:8080/v1.")],
+    model: Annotated[str | None, typer.Option(help="Its model, where a request names none.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine lets others in.")] = "127.0.0.1",
+    port: Port = 8081,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one request may take in all.")] = 300.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls of the server behind at once, at most.")] = 8,
+) -> None:
+    """Stand in front of a server of OpenAI's protocol; callers' keys are passed on to it and kept nowhere."""
+    from amends.chat.clients.openai_api import OpenAIAPI
+    from amends.chat.proxy import Proxy, is_loopback, run
+    from amends.core.spec import build
+    from amends.runs import console
+
+    fields = {"base_url": to, "model": model, "key_env": "", "concurrency": concurrency, "timeout": timeout, "retries": 2}
+    behind = build(OpenAIAPI, {**fields, "deadline": timeout}, "--to")
+    if not is_loopback(host):
+        console.say(f"  warning: listening on {host}: whoever reaches this machine can ask, and nothing is encrypted", "yellow")
+
+    def said(url: str) -> None:
+        console.out(url)
+        sys.stdout.flush()
+        console.say(f"  in front of {behind.address}; stop it with Ctrl-C")
+
+    run(Proxy(behind, timeout=timeout), host, port, said)
