@@ -64,8 +64,14 @@ class Budget:
                 cost = Usage(1)  # of a call that fails
                 try:
                     made = await self.inner.complete(messages, params)
-                    told = made.usage.prompt_tokens or made.usage.new_tokens or not made.usage.calls
-                    cost = made.usage if told else Usage(made.usage.calls, aside.prompt_tokens, aside.new_tokens)
+                    told = made.usage.prompt_tokens or made.usage.new_tokens
+                    cost = (
+                        Usage()
+                        if made.cached
+                        else made.usage
+                        if told
+                        else Usage(made.usage.calls, aside.prompt_tokens, aside.new_tokens)
+                    )
                 finally:
                     self._settle(aside, cost)
         except TimeoutError:

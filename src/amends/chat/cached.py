@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from amends.chat.client import Client, Completion, Message, Params, Usage
+from amends.chat.client import Client, Completion, Message, Params
 from amends.chat.record import completion_as_json, completion_from_json, digest, innermost, request_of
 from amends.core.errors import UserError
 
@@ -47,14 +47,14 @@ class Cached:
         return Cached(self.inner, self.path, repetition)
 
     async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
-        """The kept answer, which costs nothing, or the inner client's, which is kept."""
+        """The kept answer, with what it cost when it was made, or the inner client's, which is kept."""
         key = digest(request_of(self.name, messages, params), self.repetition)
         locks = self._asking.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
         lock = locks.setdefault(key, asyncio.Lock())
         async with lock:  # an equal call that is under way will have the answer
             found = self._read(key)
             if found is not None:
-                return replace(found, usage=Usage(), cached=True)
+                return replace(found, usage=replace(found.usage, cached=found.usage.calls), cached=True)
             made = await self.inner.complete(messages, params)
             return self._write(key, made)
 

@@ -33,9 +33,9 @@ class Params:
     """0 takes the likeliest token each time."""
     seed: int = 0
     """Equal seeds draw equal answers where the back end keeps its word; part of the cache's key in any case."""
-    stop: Annotated[tuple[str, ...], Field(default=())]
+    stop: tuple[str, ...] = ()
     """Texts at which an answer ends."""
-    schema: Annotated[Mapping[str, Any] | None, Field(default=None)]
+    schema: Mapping[str, Any] | None = None
     """A JSON schema that the back end is to hold the answer to, where it can; None asks for plain text."""
     top_logprobs: Natural = 0
     """How many of the first token's likeliest words are wanted with their log-probabilities; 0 asks for none."""
@@ -43,18 +43,20 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one answer cost."""
+    """What answers cost, wherever they came from: arms are compared by what they would cost without a cache."""
 
     calls: int = 0
-    """1 for an answer that was asked for; 0 for one from the cache."""
+    """Answers that were asked for."""
     prompt_tokens: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
+    cached: int = 0
+    """How many of the calls a cache answered, for nothing."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.calls + other.calls, self.prompt_tokens + other.prompt_tokens, self.new_tokens + other.new_tokens,
-            self.seconds + other.seconds,
+            self.seconds + other.seconds, self.cached + other.cached,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import Field, SkipValidation
+from pydantic import SkipValidation
 
 from amends.core.spec import Part, Positive, spec
 
@@ -69,7 +69,7 @@ class Constraint:
     """Whether an answer without it is unacceptable; a soft one counts by its weight."""
     weight: Positive = 1.0
     """What a soft one counts."""
-    depends_on: Annotated[tuple[str, ...], Field(default=())]
+    depends_on: tuple[str, ...] = ()
     """Ids of constraints without which this one cannot be met; one of them violated, this one counts as violated."""
 
     @property

@@ -107,6 +107,9 @@ def load_weights(subject: Any, folder: Path) -> None:
     """Puts saved safetensors back into a subject built from the same spec; a stage may have made another architecture."""
     from safetensors.torch import load_file
 
+    if hasattr(subject, "restore"):  # it keeps something else than weights
+        subject.restore(folder)
+        return
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: the weights are gone; remove {folder.parent} to have the stage made again")
@@ -146,7 +149,9 @@ def _columns(tokens: Tokens) -> Mapping[str, Any]:
 
 
 def weights_print(subject: Any) -> str:
-    """The fingerprint of a subject's weights."""
+    """The fingerprint of a subject's weights, or of what it keeps in their place."""
+    if hasattr(subject, "fingerprint"):
+        return subject.fingerprint()
     return fingerprint.of_weights(sorted(subject.module.state_dict().items()))
 
 

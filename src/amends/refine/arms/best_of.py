@@ -32,8 +32,8 @@ class BestOf:
     n: Count = 4
     """Answers."""
     calls: Count | Mapping[str, int] | None = None
-    """Calls that a request may cost, the critic's included, in place of `n`: one number, or one for each request's id, to match
-    another arm. A cached call counts as none, so compare runs that were cached alike."""
+    """Calls that a request may cost, the critic's included, in place of `n`: one number, or one for each request's
+    id, to match another arm."""
     decomposer: Annotated[Any, Part("decomposers"), SkipValidation] = Gold()
     """Who says which constraints the critic is to look at."""
     critic: Annotated[Any, Part("critics"), SkipValidation] = Programmatic()

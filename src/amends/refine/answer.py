@@ -1,0 +1,159 @@
+"""An arm as a stage of a run: every request of a role is answered, several at once; what is finished is never asked again.
+
+An arm is a spec with `answer(request, client) -> Refined`, which is all that it takes to be compared with others in a recipe.
+Finished requests are appended to `answered.jsonl` one by one, so a killed run or a server that dies loses nothing: the next run
+asks for the rest. Arms that draw answers draw others under each of the run's seeds; greedy ones are the same under all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import SkipValidation
+
+from amends.chat.client import Client, Completion, Message, Params
+from amends.constraints.constraint import Request
+from amends.core.errors import UserError
+from amends.core.protocols import Context
+from amends.core.rng import stream_seed
+from amends.core.spec import Count, Part, spec
+from amends.core.types import Role
+from amends.data.bundle import Bundle
+from amends.data.instructed import request_of
+from amends.refine.ledger import to_json
+from amends.refine.parts import Refined
+
+ANSWERED = "answered.jsonl"
+
+
+class Answered(NamedTuple):
+    """What the stage hands back."""
+
+    steps: int
+    """Requests that were answered now, and not taken from an interrupted run."""
+    stopped: str | None = None
+
+
+@spec
+class Answer:
+    """Answers every request of some roles by one arm: a plain call, DeCRIM's loop, the best of several, ..."""
+
+    starts: ClassVar[str] = "any"
+    keeps_weights: ClassVar[bool] = True
+    by: Annotated[Any, Part("arms"), SkipValidation]
+    """How an answer comes about."""
+    on: tuple[Role, ...] = ("test",)
+    """The roles whose requests are answered."""
+    at_once: Count = 16
+    """Requests under way at a time; the client bounds its own calls besides."""
+    matched: bool = False
+    """Give each request as many calls as the stage in `from:` made for it, the critic's among them: for arms with `calls`."""
+
+    def __call__(self, subject: Any, data: Bundle, run: Context) -> Answered:
+        """Leaves the records in the subject. Raises UserError where requests got no answer; the others are kept."""
+        rows = data.together(self.on)
+        work = _Work(Replication(subject.client, run.seed), run, _read(run.folder, {row.id for row in rows}))
+        waiting = [request_of(row) for row in rows if row.id not in work.done]
+        arms = [self._arm(request, subject.records) for request in waiting]
+        asyncio.run(work.answer(waiting, arms, self.at_once))
+        if work.lost:
+            first = work.lost[0]
+            raise UserError(
+                f"{len(work.lost)} of {len(rows)} requests got no answer, such as {first.request.id}: "
+                f"{'; '.join(first.notes) or 'no cause was given'}; the others are kept: run again to ask for the rest"
+            )
+        subject.records = {row.id: work.done[row.id] for row in rows}
+        return Answered(len(waiting))
+
+    def objective_on(self, data: Bundle) -> tuple[()]:
+        """Raises UserError for a role that is missing, for rows that ask nothing, and for an arm that cannot be matched."""
+        rows = data.together(self.on)
+        if not rows:
+            raise UserError("on: give at least one role with requests to answer")
+        for row in rows:
+            request_of(row)
+        if self.matched and not hasattr(self.by, "calls"):
+            raise UserError(f"matched: {type(self.by).__name__} takes no number of calls; best_of does")
+        return ()
+
+    def _arm(self, request: Request, earlier: Mapping[str, Any]) -> Any:
+        if not self.matched:
+            return self.by
+        if request.id not in earlier:
+            raise UserError(f"matched: the stage in `from:` did not answer {request.id}: name one that answers the same roles")
+        return replace(self.by, calls=max(1, int(earlier[request.id]["usage"]["calls"])))
+
+
+@dataclass(frozen=True)
+class Replication:
+    """A client whose drawn answers differ from seed to seed; greedy ones are the same, and a cache knows them."""
+
+    client: Client
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The client's."""
+        return self.client.name
+
+    async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
+        """The client's answer, drawn from this seed's stream."""
+        if params.temperature > 0:
+            params = replace(params, seed=stream_seed(self.seed, "answers", params.seed) % 2**31)
+        return await self.client.complete(messages, params)
+
+
+@dataclass
+class _Work:
+    """One stage under way."""
+
+    client: Client
+    run: Context
+    done: dict[str, Any]
+    lost: list[Refined] = field(default_factory=list)
+    """Requests whose end was not the arm's own: the server's, or a budget's before there was an answer."""
+
+    async def answer(self, requests: Sequence[Request], arms: Sequence[Any], at_once: int) -> None:
+        gate = asyncio.Semaphore(at_once)
+        with self.run.progress("answering", len(requests)) as bar:
+
+            async def one(request: Request, arm: Any) -> None:
+                async with gate:
+                    refined = await arm.answer(request, self.client)
+                if refined.stopped == "client_error" or (refined.stopped == "budget" and not refined.text):
+                    self.lost.append(refined)
+                else:
+                    self.done[request.id] = _kept(self.run.folder, request.id, refined)
+                bar.advance()
+
+            await asyncio.gather(*(one(request, arm) for request, arm in zip(requests, arms, strict=True)))
+
+
+def _kept(folder: Path | None, row: str, refined: Refined) -> dict[str, Any]:
+    record = {**to_json(refined), "text": refined.text}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ANSWERED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"id": row, **record}, ensure_ascii=False) + "\n")
+    return record
+
+
+def _read(folder: Path | None, wanted: set[str]) -> dict[str, Any]:
+    """What an interrupted run left; its last line may be cut short."""
+    path = None if folder is None else folder / ANSWERED
+    if path is None or not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and row.get("id") in wanted:
+            found[row.pop("id")] = row
+    return found
