@@ -26,6 +26,7 @@ from amends.report.load import Row, RunData, load, mapping
 from amends.report.masks import masks
 from amends.report.ordered import ordered
 from amends.report.price import price
+from amends.report.refined import refining
 from amends.report.scorecard import scorecard
 from amends.report.scored import scored
 from amends.report.stepped import stepped
@@ -94,6 +95,7 @@ def context(run: RunData) -> dict[str, Any]:
         "facts": facts(run),
         "claims": claims(run),
         "audit": audit(run),
+        "refining": refining(run, table),
         "audit_columns": tuple(COLUMNS.values()),
         "columns": columns(table),
         "subjects": [_subject(run, table, s) for s in table.kinds],

@@ -108,7 +108,7 @@ def _weakest(subject: str, table: Table, questions: Sequence[Question], column: 
 
 def weakest(table: Table) -> dict[str, str]:
     """Each method's headline, for the terminal."""
-    card = scorecard(table)
+    card = scorecard(table) if table.run.forgets else None
     return {h.name: h.weakest for h in card.heads if h.weakest} if card else {}
 
 

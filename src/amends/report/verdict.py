@@ -13,6 +13,7 @@ from amends.report import words
 from amends.report.audits import audit
 from amends.report.evidence import LITTLE, joined, left, upwards
 from amends.report.load import RunData
+from amends.report.refined import refining
 from amends.report.table import Cell, Table, role
 
 KEPT = 0.8
@@ -85,7 +86,8 @@ def verdict(run: RunData, table: Table) -> Verdict:
     sentences = {m: method_sentence(table, m) for m in table.methods}
     trouble = _trouble(run)
     if not run.forgets:
-        return Verdict(_audited(run) or _studied(run), (), trouble)
+        asked = refining(run, table)
+        return Verdict(asked.sentence if asked else _audited(run) or _studied(run), (), trouble)
     if not sentences:
         return Verdict("No method left a number, so nothing can be said about forgetting.", (), trouble)
     best = _best(table)

@@ -1,0 +1,119 @@
+"""A run whose arms answer requests: which of them meet most, whether refining beat as many new samples, and how loops ended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from amends.report import words
+from amends.report.load import RunData
+from amends.report.table import Table
+
+BASE = "all_pass"
+ENOUGH = 0.05
+"""A p-value above this tells nothing."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on the same requests; the second was given the first one's calls, or is the recipe's reference."""
+
+    arm: str
+    other: str
+    equal: bool
+    """Whether the two cost as many calls."""
+    value: float
+    won: int
+    lost: int
+    p: float
+
+    @property
+    def sentence(self) -> str:
+        """What the comparison says."""
+        cost = "with as many calls" if self.equal else "at its own cost"
+        if self.p > ENOUGH:
+            verdict = f"{self.arm} cannot be told from {self.other} {cost}"
+        else:
+            verdict = f"{self.arm} is {'better' if self.value > 0 else 'worse'} than {self.other} {cost}"
+        points = f"{100 * self.value:+.1f} points".replace("-", "\N{MINUS SIGN}")
+        return f"{verdict}: {points}, {self.won} requests gained and {self.lost} lost, McNemar p = {self.p:.2g}."
+
+
+@dataclass(frozen=True)
+class Refining:
+    """What the page says of such a run."""
+
+    sentence: str
+    pairs: tuple[Pair, ...]
+    ends: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    """For each arm, why its requests ended, the most frequent reason first."""
+
+
+def refining(run: RunData, table: Table) -> Refining | None:
+    """None for a run without such arms."""
+    names = [m for m in table.metrics if m.partition(".")[0] == BASE and not m.endswith(".loose")]
+    if not names:
+        return None
+    arms = [s for s in table.subjects if table.cell(s, names[0])]
+    scores = {arm: _scores(run, arm, names[0]) for arm in arms}
+    pairs = tuple(p for p in (_pair(scores, *pair) for pair in _wanted(run, arms)) if p is not None)
+    return Refining(_sentence(table, names[0], arms, pairs), pairs, tuple((arm, _ends(run, arm)) for arm in arms))
+
+
+def _sentence(table: Table, metric: str, arms: list[str], pairs: tuple[Pair, ...]) -> str:
+    found = {arm: table.cell(arm, metric) for arm in arms}
+    best = max(found, key=lambda arm: found[arm].value if found[arm] else -1.0)
+    first, cell = arms[0], found[best]
+    said = f"Of {len(arms)} arms, {best} meets every constraint of most requests: {words.with_interval(cell)}" if cell else ""
+    start = found[first]
+    said += f" ({first}: {words.number(start.value)})." if start and best != first else "."
+    equal = [p for p in pairs if p.equal]
+    return " ".join([said, *(p.sentence for p in equal)])
+
+
+def _wanted(run: RunData, arms: list[str]) -> list[tuple[str, str, bool]]:
+    """Which arms to compare: each matched one with the arm whose calls it was given, and every arm with the first."""
+    raw = {s.name: s.raw for s in run.stages}
+    matched = [(str(raw[arm]["from"]), arm, True) for arm in arms if raw.get(arm, {}).get("from") in arms]
+    return [*matched, *((arm, arms[0], False) for arm in arms[1:])]
+
+
+def _pair(scores: Mapping[str, Mapping[Any, float]], arm: str, other: str, equal: bool) -> Pair | None:
+    own, theirs = scores[arm], scores[other]
+    both = own.keys() & theirs.keys()
+    if not both:
+        return None
+    gaps = [own[row] - theirs[row] for row in both]
+    won, lost = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
+    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return Pair(arm, other, equal, sum(gaps) / len(gaps), won, lost, p)
+
+
+def _scores(run: RunData, arm: str, metric: str) -> dict[tuple[int, str], float]:
+    """Each request's 0 or 1, under every seed."""
+    found = {}
+    for seed in run.seeds:
+        for row in _rows(run.folder / "scores" / f"{arm}-seed{seed}" / f"{metric}.jsonl"):
+            found[seed, str(row.get("id"))] = float(row.get("score") or 0)
+    return found
+
+
+def _ends(run: RunData, arm: str) -> tuple[tuple[str, int], ...]:
+    counted: Counter[str] = Counter()
+    for folder in sorted(run.folder.glob(f"stages/*-{arm}")) + sorted(run.folder.glob(f"stages/*-{arm}-seed*")):
+        counted.update(str(row.get("stopped")).replace("_", " ") for row in _rows(folder / "model" / "records.jsonl"))
+    return tuple(counted.most_common())
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [row for line in lines if line.strip() and isinstance(row := json.loads(line), dict)]
+    except (OSError, ValueError):
+        return []
