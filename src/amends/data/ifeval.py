@@ -69,7 +69,8 @@ def _sample(row: Mapping[str, Any], where: str, prefix: str, repaired: bool) -> 
     if len(ids) != len(settings) or not ids:
         raise UserError(f"{where}: {len(ids)} ids in 'instruction_id_list' and {len(settings)} objects in 'kwargs': pair them")
     kwargs = [{k: v for k, v in given.items() if v is not None} for given in settings]
-    constraints = [{"id": f"c{i}", "instruction": n, "kwargs": k} for i, (n, k) in enumerate(zip(ids, kwargs, strict=True), 1)]
+    pairs = enumerate(zip(ids, kwargs, strict=True), 1)
+    constraints = [{"id": f"c{i}", "instruction": name, "kwargs": given, "of": prefix} for i, (name, given) in pairs]
     if repaired:
         constraints = _repaired({"key": key, "prompt": prompt, "instruction_id_list": ids, "kwargs": kwargs})
     lang = next((given["language"] for name, given in zip(ids, kwargs, strict=True) if name == "language:response_language"

@@ -1,9 +1,9 @@
 """Requests with constraints as rows: what the loaders of instruction sets share, and the one way from a row to a `Request`.
 
 A sample's data is plain JSON. `prompt` is what is asked; `constraints` is a list of objects, each either of the library's own
-form (`id`, `text`, `checker` as `{use: name, ...}`, `category`, `hard`, `weight`, `depends_on`) or of IFEval's
-(`id`, `instruction`, `kwargs`), whose meaning lies in `amends.constraints`. So fingerprints and score files need no checker
-and no package of the extra; `constraints_of` makes checkers of them when somebody is about to check.
+form (`id`, `text`, `checker` as `{use: name, ...}`, `category`, `hard`, `weight`, `depends_on`) or of IFEval's (`id`,
+`instruction`, `kwargs`, and `of`, the benchmark), whose meaning lies in `amends.constraints`. So fingerprints and score files
+need no checker and no package of the extra; `constraints_of` makes checkers of them when somebody is about to check.
 """
 
 from __future__ import annotations
@@ -45,18 +45,19 @@ def constraints_of(sample: Sample) -> tuple[Constraint, ...]:
 def _constraint(item: Mapping[str, Any], at: str) -> Constraint:
     if "instruction" not in item:
         return build(Constraint, item, at)
-    checker = _published(item["instruction"], item["kwargs"], at)
+    checker = _published(item, at)
     category = item["instruction"].partition(":")[0]
     return Constraint(id=item["id"], text=checker.told(), checker=checker, category=category)
 
 
-def _published(instruction: str, kwargs: Mapping[str, Any], at: str) -> Any:
-    """The checker behind an id of IFEval, or else of IFBench."""
+def _published(item: Mapping[str, Any], at: str) -> Any:
+    """The checker behind an id of IFEval; or of IFBench, where the row is from there and IFEval has no such id."""
     from amends.constraints.ifeval import TYPES, checker_of
 
-    if instruction in TYPES:
-        return checker_of(instruction, kwargs, at)
-    return build_use("checkers", {"use": "ifbench", "type": instruction, "kwargs": kwargs}, at)
+    instruction, kwargs = item["instruction"], item["kwargs"]
+    if item.get("of") == "ifbench" and instruction not in TYPES:
+        return build_use("checkers", {"use": "ifbench", "type": instruction, "kwargs": kwargs}, at)
+    return checker_of(instruction, kwargs, at)
 
 
 # ---------------------------------------------------------------------- rows of files and of the hub
