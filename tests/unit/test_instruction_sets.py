@@ -264,7 +264,7 @@ class TestFollowBench:
 class TestWildIFEval:
     def test_rows(self, tmp_path: Path) -> None:
         rows = [
-            {"conversation_id": "ab1", "task": "Write a limerick, clean please.", "decomposition": ["A limerick. ", "Clean", ""]},
+            {"conversation_id": "ab1", "task": "A limerick, clean please.", "decomposition": ["A limerick. ", "Clean", ""]},
             {"conversation_id": "ab2", "task": "Do it all.", "decomposition": [f"Demand {i}" for i in range(9)]},
         ]  # fmt: skip
         file = written(tmp_path / "a.jsonl", rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -30,11 +31,16 @@ def packaged() -> dict[str, Sample]:
 
 class TestPackaged:
     def test_sizes_are_those_of_the_card(self) -> None:
-        assert len(ROWS) == 108 and len(FULL) == 100 and len({row["id"] for row in ROWS}) == 108
+        assert len(ROWS) == 120 and len(FULL) == 112 and len({row["id"] for row in ROWS}) == 120
         assert {len(row["constraints"]) for row in FULL} <= set(range(2, 7))
         assert Counter(len(row["constraints"]) for row in ROWS if row not in FULL) == {0: 5, 1: 3}
         verifiable = sum(c["kind"] == "verifiable" for c in DEMANDS)
         assert 1 / 3 <= verifiable / len(DEMANDS) <= 1 / 2
+
+    def test_the_card_prints_what_the_command_counts(self) -> None:
+        root = Path(__file__).parents[2]
+        found = runpy.run_path(str(root / "docs" / "count_requests.py"))
+        assert found["tables"]() in (root / "docs" / "real_requests.md").read_text(encoding="utf-8")
 
     def test_every_row_has_the_form(self) -> None:
         for row in ROWS:
@@ -73,7 +79,7 @@ class TestPackaged:
 
     def test_roles(self) -> None:
         data = RealRequests().load(0)
-        assert {role: len(rows) for role, rows in data.roles.items()} == {"dev": 40, "test": 60, "control": 8}
+        assert {role: len(rows) for role, rows in data.roles.items()} == {"dev": 45, "test": 67, "control": 8}
         assert all(len(s.data["constraints"]) < 2 for s in data["control"])
         (sample,) = [s for s in data["dev"] + data["test"] if s.id == "mail-two-tones"]
         assert sample.data["constraints"][1] == {
@@ -105,6 +111,39 @@ class TestPackaged:
             RealRequests(languages=("xx",)).load(0)
 
 
+BY_HAND = [
+    ("mail-out-of-office", "c2", "I am away.\nWrite to Paul.\n", "I am away.\n \nWrite to Paul."),
+    ("code-docstring", "c1", "Clip.\n\nParameters\n----------\nx : float", "Clip.\n\nParameters: x"),
+    ("code-docstring", "c2", '"""\nLimit x to a range.\n\nMore.', f"{'Limit ' * 13}\n\nMore."),
+    ("code-sql-only", "c3", "SELECT 1;\n```", "SELECT 1"),
+    ("code-review-comment", "c5", "Could it be local?", "Could it be local? \U0001f642"),
+    ("travel-phrasebook", "c2", "Bilet - ticket\nPeron – platform\n", "Bilet: ticket"),
+    ("travel-delay-claim", "c1", "Flight [flight number]", "Flight FR 1147"),
+    ("school-quiz-fractions", "c3", "1/2 + 5/12", "1/2 + 1/15"),
+    ("school-latin-mnemonic", "c2", "My very eager mother just served us nuts", "My very eager mother served us nuts"),
+    ("school-simple-photosynthesis", "c5", "Plants eat light.", "Plants eat light (more or less)."),
+    ("ad-slogans", "c2", "Old bikes, new roads\nTwo wheels, second life", "Old bikes, new roads\na b c d e f"),
+    ("ad-slogans", "c4", "Old bikes", "1. Old bikes"),
+    ("law-house-rules", "c1", "".join(f"{i}. Be kind\n" for i in range(1, 7)), "1. a\n2. b\n3. c"),
+    ("law-house-rules", "c1", "".join(f"{i}) a\n" for i in range(1, 7)), "".join(f"{i}. a\n" for i in range(1, 8))),
+    ("poem-limerick-cat", "c3", "There was\na cat,\nold Pixel.\n", "Pixel was\na cat."),
+    ("story-continue-rude", "c1", "One.\nStill one.\n\nTwo.", "One.\n\nTwo.\n\nThree."),
+    ("story-two-endings", "c3", f"{'a ' * 60}\n******\n{'b ' * 60}", f"{'a ' * 61}\n******\n{'b ' * 60}"),
+    ("story-two-endings", "c3", "a\n******\nb", f"{'a ' * 60}\n******\n{'b ' * 61}"),
+    ("job-cv-bullets", "c3", "- Led 12 people. It worked.", "- I led 12 people"),
+    ("job-linkedin-post", "c3", "I can weld. C# I cannot.", "I can weld. #welding"),
+    ("job-linkedin-post", "c5", "What do you learn?\n", "What do you learn? Tell me."),
+    ("sport-training-week", "c2", "Tue - 3 km - 4\nThu - 2 km - 3/10\n", "Tue: 3 km, easy"),
+    ("tech-password-policy", "c5", "Please pick a new one.", "Please pick a new One."),
+    ("multi-translate-menu", "c3", "A (b c d)\nE (f g h)", "A (b c d)\nE"),
+    ("multi-translate-menu", "c5", "Spätzle (2 kinds of cheese)", "Spätzle 11,50"),
+    ("job-linkedin-post", "c2", "I can weld.", "I can weld \U0001f525"),
+    ("role-tutor-no-answers", "c3", "What holds the water down?", "What? Why?"),
+    ("quick-synonyms", "c1", "glad, merry, cheerful, content, jolly", "glad, merry, cheerful, content"),
+]  # fmt: skip
+"""Request, constraint, a text that meets it and one that does not, where no answer of the file does."""
+
+
 def demand(request: str, name: str) -> Constraint:
     """One constraint of a packaged request, with its checker."""
     return next(c for c in constraints_of(packaged()[request]) if c.id == name)
@@ -129,40 +168,20 @@ class TestChecked:
             assert answer["violated"]
             assert not set(answer["judged_violated"]) & {c.id for c in constraints}
 
-    @pytest.mark.parametrize(
-        "request_id, name, passing, failing",
-        [
-            ("mail-out-of-office", "c2", "I am away.\nWrite to Paul.\n", "I am away.\n \nWrite to Paul."),
-            ("code-docstring", "c1", "Clip.\n\nParameters\n----------\nx : float", "Clip.\n\nParameters: x"),
-            ("code-docstring", "c2", '"""\nLimit x to a range.\n\nMore.', f"{'Limit ' * 13}\n\nMore."),
-            ("code-sql-only", "c3", "SELECT 1;\n```", "SELECT 1"),
-            ("code-review-comment", "c5", "Could it be local?", "Could it be local? \U0001f642"),
-            ("travel-phrasebook", "c2", "Bilet - ticket\nPeron – platform\n", "Bilet: ticket"),
-            ("travel-delay-claim", "c1", "Flight [flight number]", "Flight FR 1147"),
-            ("school-quiz-fractions", "c3", "1/2 + 5/12", "1/2 + 1/15"),
-            ("school-latin-mnemonic", "c2", "My very eager mother just served us nuts", "My very eager mother served us nuts"),
-            ("school-simple-photosynthesis", "c5", "Plants eat light.", "Plants eat light (more or less)."),
-            ("ad-slogans", "c2", "Old bikes, new roads\nTwo wheels, second life", "Old bikes, new roads\na b c d e f"),
-            ("ad-slogans", "c4", "Old bikes", "1. Old bikes"),
-            ("law-house-rules", "c1", "".join(f"{i}. Be kind\n" for i in range(1, 7)), "1. a\n2. b\n3. c"),
-            ("law-house-rules", "c1", "".join(f"{i}) a\n" for i in range(1, 7)), "".join(f"{i}. a\n" for i in range(1, 8))),
-            ("poem-limerick-cat", "c3", "There was\na cat,\nold Pixel.\n", "Pixel was\na cat."),
-            ("story-continue-rude", "c1", "One.\nStill one.\n\nTwo.", "One.\n\nTwo.\n\nThree."),
-            ("story-two-endings", "c3", f"{'a ' * 60}\n******\n{'b ' * 60}", f"{'a ' * 61}\n******\n{'b ' * 60}"),
-            ("story-two-endings", "c3", "a\n******\nb", f"{'a ' * 60}\n******\n{'b ' * 61}"),
-            ("job-cv-bullets", "c3", "- Led 12 people. It worked.", "- I led 12 people"),
-            ("job-linkedin-post", "c3", "I can weld. C# I cannot.", "I can weld. #welding"),
-            ("job-linkedin-post", "c5", "What do you learn?\n", "What do you learn? Tell me."),
-            ("sport-training-week", "c2", "Tue - 3 km - 4\nThu - 2 km - 3/10\n", "Tue: 3 km, easy"),
-            ("tech-password-policy", "c5", "Please pick a new one.", "Please pick a new One."),
-            ("multi-translate-menu", "c3", "A (b c d)\nE (f g h)", "A (b c d)\nE"),
-            ("multi-translate-menu", "c5", "Spätzle (2 kinds of cheese)", "Spätzle 11,50"),
-        ],
-    )  # fmt: skip
+    @pytest.mark.parametrize("request_id, name, passing, failing", BY_HAND)
     def test_patterns_by_hand(self, request_id: str, name: str, passing: str, failing: str) -> None:
         checker = demand(request_id, name).checker
         assert checker.check(passing).passed
         assert not checker.check(failing).passed
+
+    def test_every_pattern_is_tried_on_both_sides(self) -> None:
+        tried = {(request, name) for request, name, *_ in BY_HAND}
+        for answer in (json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()):
+            tried |= {(answer["id"], name) for name in answer["violated"]}
+        patterns = {
+            (row["id"], c["id"]) for row in ROWS for c in row["constraints"] if c.get("checker", {}).get("use") == "matches"
+        }
+        assert patterns <= tried
 
     def test_no_pattern_is_slow_on_a_long_answer(self) -> None:
         text = f"{'The quick brown fox - 12, jumps over 3 lazy dogs. ' * 60}\n" * 4

@@ -47,7 +47,7 @@ def _constraint(item: Mapping[str, Any], at: str) -> Constraint:
         return build(Constraint, item, at)
     checker = _published(item, at)
     category = item["instruction"].partition(":")[0]
-    return Constraint(id=item["id"], text=checker.told(), checker=checker, category=category)
+    return Constraint(id=item["id"], text=checker.told(), checker=checker, category=category, depends_on=())
 
 
 def _published(item: Mapping[str, Any], at: str) -> Any:

@@ -38,7 +38,7 @@ KNOWN = (*KEPT, "kind", "annotators")
 
 @spec
 class RealRequests:
-    """Requests as people type them, with constraints; the packaged set of 100, or a file of yours in its form."""
+    """Requests as people type them, with constraints; the packaged set of 112, or a file of yours in its form."""
 
     file: FilePath | None = None
     """JSON Lines file of your own; by default the set that the package brings along."""
