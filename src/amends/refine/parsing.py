@@ -231,7 +231,7 @@ def _word(value: Any) -> Any:
         return bool(value) if value in (0, 1) else _NOTHING
     if not isinstance(value, str):
         return _NOTHING
-    text = re.sub(r"[’‘]", "'", value[:80]).strip(" \t\n*_`\"'#>-–—:.([{").lower()
+    text = re.sub(r"[’‘“”]", "'", value[:80]).strip(" \t\n*_`\"'#>-–—:.([{").lower()
     if any(text == word or text.startswith((word + " ", word + ".", word + ",")) for word in _OPEN):
         return None
     if re.match(r"(?:it is |is )?not (?:met|satisfied|fulfilled|passed)\b", text):

@@ -65,7 +65,8 @@ def _constraint(constraint: Constraint) -> dict[str, Any]:
 def _read(tree: Mapping[str, Any], at: str) -> Constraint:
     use = tree["checker"]
     checker = build_use("checkers", use, f"{at}.{tree['id']}.checker") if use else None
-    values: dict[str, Any] = {**tree, "checker": checker, "depends_on": tuple(tree["depends_on"])}
+    values: dict[str, Any] = dict(tree)
+    values |= {"checker": checker, "depends_on": tuple(tree["depends_on"])}
     return Constraint(**values)
 
 
