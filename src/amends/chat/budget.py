@@ -2,7 +2,8 @@
 
 What an answer costs is known afterwards, so a call first sets aside the most it can cost: `max_tokens` new tokens, and as
 many for the prompt as it has bytes of UTF-8, and some for the chat template (a token is at least a byte). What was not used
-is given back. A call for which nothing is left waits as long as others that are under way may give back enough.
+is given back. A call for which nothing is left waits as long as others that are under way may give back enough. Around a
+cache, a budget that is used up refuses kept answers too, since it cannot know that they are; inside it does not.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -186,7 +187,10 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 
 def run(proxy: Proxy, host: str, port: int, said: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM; `said` is given the base URL. Raises UserError where the port cannot be had."""
+    """Serves until SIGINT or SIGTERM; `said` is given the base URL. Raises UserError where the port cannot be had.
+
+    In the main thread only: signals.
+    """
     import uvicorn
 
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -200,12 +204,14 @@ def run(proxy: Proxy, host: str, port: int, said: Callable[[str], None]) -> None
     shown = f"[{host}]" if ":" in host else host
     said(f"http://{shown}:{listening.getsockname()[1]}/v1")
     options = {"log_level": "warning", "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 3}
+    # uvicorn ends by these signals and raises them again when it has: to be told to stop is no failure
+    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         uvicorn.Server(uvicorn.Config(proxy.app(), **options)).run(sockets=[listening])  # type: ignore[arg-type]
-    except KeyboardInterrupt:  # uvicorn has ended cleanly, and passes the signal on
-        pass
     finally:
         listening.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_loopback(host: str) -> bool:

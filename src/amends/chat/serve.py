@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -126,11 +127,10 @@ def serving(
     It ends as well when this process dies. Raises UserError with what it said where it does not answer within `wait` seconds.
     """
     how = Serving(str(file), parallel, ctx, threads, port)
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__, json.dumps(asdict(how))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
+    complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # a pipe that nobody reads would fill up
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(how))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True)
+    assert process.stdin and process.stdout
     try:
         first: Queue[str] = Queue()
         threading.Thread(target=lambda out=process.stdout: first.put(out.readline()), daemon=True).start()
@@ -141,7 +141,8 @@ def serving(
             raise UserError(f"{file}: the server did not start within {wait:g} s") from None
         if not url:
             process.wait()
-            raise UserError(process.stderr.read().strip().split("\n")[-1] or f"{file}: the server did not start")
+            complaints.seek(0)
+            raise UserError(complaints.read().strip().split("\n")[-1] or f"{file}: the server did not start")
         _until_healthy(url, ends)
         yield Served(url, how.model, process.pid)
     finally:
@@ -151,7 +152,7 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
+        for stream in (process.stdin, process.stdout, complaints):
             stream.close()
 
 

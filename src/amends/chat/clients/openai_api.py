@@ -124,14 +124,14 @@ class _As:
     """An `OpenAIAPI` asked differently."""
 
     def __init__(self, inner: OpenAIAPI, asked: _Asked) -> None:
-        self.inner, self._asked = inner, asked
+        self._api, self._asked = inner, asked
         self.model = asked.model or inner.model
 
     @property
     def name(self) -> str:
         """Model and address."""
-        return f"{self.model or 'the only model'} at {self.inner.address}"
+        return f"{self.model or 'the only model'} at {self._api.address}"
 
     async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
         """One answer."""
-        return await self.inner._complete(messages, params, self._asked)
+        return await self._api._complete(messages, params, self._asked)
