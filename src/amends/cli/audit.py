@@ -99,12 +99,16 @@ def _tell(run: Path, went_on: bool) -> None:
     flags = [str(run / name) for name in (CSV, PARQUET) if (run / name).is_file()]
     if flags:
         console.out(f"flags:   {', '.join(flags)}")
-    if went_on:
+    decided = next((line for line in read_json(run / "manifest.json").get("audits", ()) if line["decides"]), None)
+    if went_on and (decided is None or decided["flagged"]):
         for model in sorted(run.glob("stages/*/model")):
             if not model.parent.name.startswith(f"01-{ORIGINAL}"):
                 console.out(f"model:   {model}")
         return
-    flagged = next(line["flagged"] for line in read_json(run / "manifest.json")["audits"] if line["decides"])
+    assert decided is not None
+    flagged = decided["flagged"]
+    if went_on:
+        console.say("  nothing was flagged, so nothing is forgotten and the model stays as it is")
     if flagged:
         console.say(
             "  look at the rows in the report; then go on without them (retrain, or l1-sparse, scrub, ...: amends methods):"
