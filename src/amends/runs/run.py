@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from amends.core import catalog, fingerprint
+from amends.core.context import around
 from amends.core.errors import UserError
 from amends.core.types import Measurement, Scores
 from amends.data.bundle import Bundle
@@ -144,7 +145,8 @@ class _Run:
 
     def _seed(self, seed: int) -> None:
         recipe = self.resolved.recipe
-        data = recipe.data.load(recipe.seeds[0])
+        with around(StageRun("data", recipe.seeds[0], None, self.record)):
+            data = recipe.data.load(recipe.seeds[0])
         recipe.check_data(data)
         self.data, self.data_print = data, data.fingerprint()
         kind = {"kind": "labels", "classes": list(data.classes)} if data.labelled else {}
