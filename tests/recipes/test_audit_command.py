@@ -199,6 +199,18 @@ def test_texts_and_their_classifier_are_audited_by_their_features(tmp_path: Path
     assert len(lines(tmp_path / "out" / "flags.csv")) == 24
 
 
+def test_your_own_clean_rows_are_for_the_auditors_that_take_some(world: World, tmp_path: Path) -> None:
+    words = ["--by", "strip,random_scores", "--clean", world.test, "--set", "audit.overlays=3", "--set", "audit.frr=0.4"]
+    more = ["--then", "fine-tune", "--steps", 1, "--out", tmp_path]
+    assert command("audit", world.data, "--model", world.model, *words, *more) == 0
+    manifest = read(tmp_path / "manifest.json")
+    assert [line["settings"].get("clean") for line in manifest["audits"]] == ["clean", None]
+    assert manifest["data"]["roles"]["clean"] == 12 and manifest["audits"][0]["rows"] == 36
+    assert manifest["audits"][0]["note"].startswith("threshold "), "of the clean rows"
+    measured = {m["name"] for m in read(tmp_path / "results.json")["measurements"]}
+    assert "ta.test" not in measured, "clean rows are for the auditor alone"
+
+
 def test_a_model_that_never_saw_the_rows_is_warned_of(world: World, vit: Path, tmp_path: Path, capfd: Any) -> None:
     assert command("audit", world.data, "--model", vit, "--out", tmp_path, "--by", "spc") == 0
     said = capfd.readouterr().err

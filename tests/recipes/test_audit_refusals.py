@@ -165,9 +165,21 @@ CASES: dict[str, tuple[Callable[[World, Path, Path], list[object]], str]] = {
     "an unknown method": (given("--then", "l1sparse"), "--then l1sparse: no such method (did you mean 'l1-sparse'?)"),
     "a method for language models": (given("--then", "wagle"), "--then wagle: it is for language models"),
     "test rows that are not there": (given("--test", "absent"), "--test absent: no such file or folder"),
+    "clean rows that are not there": (given("--clean", "absent"), "--clean absent: no such file or folder"),
     "a choice and an auditor": (
         given("--rows", "x.csv", "--by", "spc"),
         "--rows: you say which rows go, so no auditor is asked",
+    ),
+    "clean rows that nobody takes": (
+        lambda world, vit, folder: [world.data, "--model", world.model, "--by", "random_scores", "--clean", world.test],
+        "--clean: random_scores learns nothing from rows known to be clean; those that do: cognitive_distillation,",
+    ),
+    "clean rows and a choice": (
+        lambda world, vit, folder: [
+            *(world.data, "--model", world.model, "--rows", world.home / "recipe.yaml", "--then", "retrain"),
+            *("--clean", world.test),
+        ],
+        "--clean: is for auditors, and with --rows none is asked",
     ),
     "a choice and nothing to do": (given("--rows", "x.csv"), "--rows: says which rows go, and nothing is done with them"),
     "a choice that is not there": (given("--rows", "x.csv", "--then", "retrain"), "--rows x.csv: no such file"),
