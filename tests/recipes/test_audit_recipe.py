@@ -163,7 +163,6 @@ def test_each_seed_has_flags_of_its_own_unless_its_model_is_made_once(tmp_path: 
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["audit={use: random_scores, rate: 0.0}"], r"audit: random_scores flagged 0 of 600 rows, .*no role 'forget'"),
         (["audit={use: random_scores, rate: 1.0}"], r"audit: random_scores flagged 600 of 600 rows, .*none is left to retain"),
         (["stages.original.on=[retain]"], r"stages.original: data has no role 'retain'"),
         (["measure=[{use: ua, role: forgot}]", "headline=[]"], r"measure.0 \(ua.forgot\): data has no role 'forgot'"),

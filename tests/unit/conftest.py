@@ -1,4 +1,4 @@
-"""What tests of ULD share: its small world (`uld_world`, beside this file) and a model that has learnt it."""
+"""What tests of ULD share: its small world (`uld_world`, beside this file) and a model that has learnt it; and a command."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bench_world import Amends
 from uld_world import DATA, MODEL
 
+from amends.cli.app import main
 from amends.core.context import Memory
 from amends.engine.optim import AdamW
 from amends.train.plain import Train
@@ -26,3 +28,18 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learnt") / "model"
     subject.save(folder)
     return folder
+
+
+@pytest.fixture
+def amends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Runs a command in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["amends", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    return call

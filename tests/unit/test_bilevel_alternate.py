@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from amends.bilevel.alternate import Best, alternate
 from amends.bilevel.parts import in_parts
 from amends.bilevel.problem import Problem, hypergradient
-from amends.bilevel.solvers import GD, Closed, Momentum, at_rest
+from amends.bilevel.solvers import GD, VELOCITY, Closed, Momentum, at_rest
 from amends.bilevel.strategies.cg import CG
 from amends.bilevel.strategies.unroll import Unroll
 from amends.bilevel.trust import NotTrusted
@@ -63,6 +64,56 @@ def test_no_rounds_leave_the_start_and_each_step_has_a_draw_of_its_own() -> None
     assert not asked and none.inner["mean"] == 4.5 and none.best is none.first
     alternate(at, start, best=nearest, solver=GD(steps=3, lr=0.1), rounds=2, run=Memory())
     assert {(r, k) for r in (0, 1) for k in (0, 1, 2)} == set(asked)
+
+
+class Killed(Exception):
+    """Not an error of the library's."""
+
+
+def drawn(asked: list[tuple[int, int]], die: tuple[int, int] | None = None) -> Any:
+    """The mean, pulled aside on each draw of each round; dies when the rows of one are asked for."""
+
+    def at(number: int, draw: int) -> Problem:
+        asked.append((number, draw))
+        if (number, draw) == die and draw:
+            raise Killed
+        tilt = 0.3 * torch.sin(torch.tensor(float(7 * number + draw)))
+        return Problem(trimmed().upper, lambda x, y: trimmed().lower(x, y) + tilt * y["mean"])
+
+    return at
+
+
+@pytest.mark.parametrize("die", [(0, 1), (0, 3), (1, 1), (1, 4), (2, 2), (3, 4)], ids=str)
+def test_a_killed_alternation_goes_on_to_the_same_end_bit_for_bit(die: tuple[int, int], tmp_path: Path) -> None:
+    """Five steps a round, a checkpoint every second one, so that rounds end between two of them and on one."""
+    options: Any = {"best": nearest, "solver": Momentum(5, 0.05, 0.9), "rounds": 4}
+    start, whole, run = {"mean": torch.tensor(4.5)}, Memory(), Memory(folder=tmp_path)
+    straight = alternate(drawn([]), start, run=whole, **options)
+    with pytest.raises(Killed):
+        alternate(drawn([], die), start, run=run, checkpoint_every=2, **options)
+    steps = 5 * die[0] + die[1]  # that were taken
+    saved = steps - steps % 2
+    asked: list[tuple[int, int]] = []
+    before = len(run.logged)
+    again = alternate(drawn(asked), start, run=run, checkpoint_every=2, **options)
+    assert run.said == ([f"resumed at step {saved}"] if saved else [])
+    assert not saved or min(number for number, _ in asked) == (saved - 1) // 5
+    assert again.values == straight.values and torch.equal(again.inner["mean"], straight.inner["mean"])
+    assert torch.equal(again.inner["mean" + VELOCITY], straight.inner["mean" + VELOCITY])
+    assert torch.equal(again.best.outer["w"], straight.best.outer["w"]) and again.first.value == straight.first.value
+    rounds = [line for line in run.logged[before:] if line["round"]]
+    assert rounds == whole.logged[-len(rounds) :]
+
+
+def test_an_alternation_that_ended_is_taken_and_other_settings_are_refused(tmp_path: Path) -> None:
+    options: Any = {"best": nearest, "run": Memory(folder=tmp_path), "checkpoint_every": 3}
+    start = {"mean": torch.tensor(4.5)}
+    first = alternate(drawn([]), start, solver=Momentum(3, 0.05), rounds=2, **options)
+    again = alternate(drawn([]), start, solver=Momentum(3, 0.05), rounds=2, **options)
+    assert again.values == first.values and options["run"].said == ["resumed at step 6"]
+    for changed in ({"solver": Momentum(3, 0.06), "rounds": 2}, {"solver": Momentum(3, 0.05), "rounds": 3}):
+        with pytest.raises(UserError, match="the checkpoint was written with other (solver|rounds): .*another folder"):
+            alternate(drawn([]), start, **changed, **options)
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.05)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from amends.core.context import Memory
+from amends.core.context import Memory, around
 from amends.core.errors import UserError
 from amends.core.rng import stream_seed
 from amends.core.spec import build_use, spec
@@ -23,6 +24,8 @@ from amends.data.surrogate import crafted, logits, misled
 from amends.data.triggers.clean_label import CleanLabel
 from amends.data.triggers.label_consistent import LabelConsistent, corner_pattern, drawn
 from amends.data.triggers.trojan import Trojan
+from amends.runs.recipe import Resolved, build_recipe
+from amends.runs.run import execute
 from amends.subjects.classifier import Classifier
 from amends.subjects.image_classifier import ImageClassifier
 from amends.subjects.nets import Pixels
@@ -220,6 +223,48 @@ def test_a_trojan_is_added_in_its_square_and_excites_the_target(strength: float)
         assert not change.any()
     asked = [Sample(r.id, {**r.data, "label": 0}) for r in clean["test"] if r.data["label"] != 0]
     assert loss(subject, list(data["triggered"])) < loss(subject, asked)
+
+
+# ---------------------------------------------------------------------- what is said of it
+
+
+class Listening(Memory):
+    """Keeps how far each bar came, of how many steps."""
+
+    def progress(self, label: str, total: int) -> Any:
+        bars = self.__dict__.setdefault("bars", {})
+
+        class Bar:
+            def advance(self, steps: int = 1, **shown: object) -> None:
+                bars[label] = (bars.get(label, (0, 0))[0] + steps, total)
+
+        return nullcontext(Bar())
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS, ids=named)
+def test_crafting_tells_who_is_around_what_is_done_and_how_far(trigger: Any) -> None:
+    run = Listening()
+    with around(run):
+        plant(trigger)
+    assert run.said == ["training a surrogate on 90 clean rows; it is kept for the next time"]
+    label, many = ("crafting the square", 20) if named(trigger) == "Trojan" else ("moving rows away from their label", 12)
+    assert run.__dict__["bars"] == {"surrogate: training": (25, 25), label: (many, many)} and not run.logged
+    again = Listening()
+    with around(again):
+        plant(trigger)
+    assert not again.said and not again.__dict__.get("bars"), "what was crafted before is taken without a word"
+
+
+def test_a_run_says_it_in_its_log(tmp_path: Path) -> None:
+    stage = {"use": "train", "on": ["train"], "steps": 1}
+    trigger = {"use": "clean_label", "steps": 1, "surrogate": {"use": "image_classifier", "width": 2}, "fit": stage}
+    tree = {
+        "name": "crafted", "data": {"use": "poison", "of": {"use": "digits"}, "rate": 0.1, "trigger": trigger},
+        "subject": {"use": "image_classifier", "width": 2}, "stages": {"original": stage}, "reading": {"show": []},
+    }  # fmt: skip
+    folder = execute(Resolved(build_recipe(tree), tree, None), tmp_path / "run")
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert lines[0] == "data: training a surrogate on 1348 clean rows; it is kept for the next time"
 
 
 # ---------------------------------------------------------------------- what is kept

@@ -102,3 +102,34 @@ def test_the_worst_class_is_no_better_than_all_rows(classifier_world: Any) -> No
     by_class = [sum(v for row, v in found.scores.items() if int(row[-3:]) % 4 == k) / 3 for k in range(4)]
     assert found.value == pytest.approx(min(by_class)) and found.value <= whole.value and found.n == 3
     assert f"'{by_class.index(min(by_class))}'" in found.note
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("at", [3, 7, 12, 19])
+@pytest.mark.parametrize("weights", ["follow", "kl"])
+def test_what_was_interrupted_goes_on_bit_for_bit(classifier_world: Any, tmp_path: Path, at: int, weights: Any) -> None:
+    """At each step of the first part the fit and the groups log; of the second the fit alone."""
+
+    class Ending(Memory):
+        def log(self, **values: Any) -> None:
+            super().log(**values)
+            if len(self.logged) == at:
+                raise Killed
+
+    train = replace(TRAIN, checkpoint_every=3)
+    stage = DRO(train=train, weights=weights, eta=0.5, excess=True, then=replace(train, steps=6))
+    whole, resumed = classifier_world.make(), classifier_world.make()
+    stage(whole, classifier_world.data, Memory(folder=tmp_path / "whole"))
+    with pytest.raises(Killed):
+        stage(classifier_world.make(), classifier_world.data, Ending(folder=tmp_path / "killed"))
+    again = Memory(folder=tmp_path / "killed")
+    stage(resumed, classifier_world.data, again)
+    assert at < 7 or "worst: resumed at step 3" in again.said or "worst: resumed at step 6" in again.said
+    for a, b in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    kept = [(tmp_path / name / "group_weights.json").read_text() for name in ("whole", "killed")]
+    assert kept[0] == kept[1] and len(set(json.loads(kept[0]).values())) > 1
+    assert [file.name for file in (tmp_path / "killed").iterdir()] == ["group_weights.json"], "no checkpoint of a part is left"

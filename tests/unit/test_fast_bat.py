@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +178,27 @@ def test_a_row_counts_only_when_it_holds_up_to_every_restart(classifier_world: A
         metric = RobustAccuracy(role="retain", eps=1.0, steps=1, lr=1e-4, restarts=restarts)
         held.append(metric.measure(Evaluation(subject, data)).value)
     assert held[1] < held[0]
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("stage", [Adversarial, FastBAT])
+def test_what_was_interrupted_goes_on_bit_for_bit(classifier_world: Any, tmp_path: Path, stage: Any) -> None:
+    class Ending(Memory):
+        def log(self, **values: Any) -> None:
+            super().log(**values)
+            if values.get("step") == 5:
+                raise Killed
+
+    made = stage(train=replace(TRAIN, steps=7, checkpoint_every=2))
+    whole, resumed = classifier_world.make(), classifier_world.make()
+    made(whole, classifier_world.data, Memory())
+    with pytest.raises(Killed):
+        made(classifier_world.make(), classifier_world.data, Ending(folder=tmp_path))
+    again = Memory(folder=tmp_path)
+    made(resumed, classifier_world.data, again)
+    assert again.said == ["resumed at step 4"]
+    for a, b in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(a, b)

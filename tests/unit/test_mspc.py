@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -319,3 +320,35 @@ def test_images_of_two_sizes_have_no_one_mask() -> None:
         MSPC().check(data(rows), None)
     with pytest.raises(UserError, match="mspc: row text of 'train' has no image"):
         MSPC().check(data((Sample("text", {"text": "words", "label": 0}),)), None)
+
+
+# ---------------------------------------------------------------------- a fit that is killed
+
+
+class Killed(Exception):
+    """Not an error of the library's."""
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 13])
+def test_a_killed_fit_goes_on_to_the_same_scores_and_mask(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds of two passes over four batches: 16 steps, a checkpoint every third."""
+    subject, rows = some_model(), drawn_rows(24)
+    auditor = MSPC(scales=(2, 3, 4), rounds=2, passes=2, batch=6, lr=0.05, checkpoint_every=3)
+    straight = auditor.scores(subject, data(rows), Memory())
+    steps, lower = itertools.count(), MSPC.lower
+
+    def dying(self: MSPC, *given: Any) -> torch.Tensor:
+        if next(steps) == at:
+            raise Killed
+        return lower(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MSPC, "lower", dying)
+        with pytest.raises(Killed):
+            auditor.scores(subject, data(rows), Memory(folder=tmp_path))
+    run = Memory(folder=tmp_path)
+    again = auditor.scores(subject, data(rows), run)
+    assert run.said == ([f"resumed at step {at - at % 3}"] if at >= 3 else [])
+    assert again.score == straight.score and again.flagged == straight.flagged and again.note == straight.note
+    assert np.array_equal(again.pictures["mask"].values, straight.pictures["mask"].values)
+    assert np.unique(again.pictures["mask"].values).size > 2, "a mask that was learned"

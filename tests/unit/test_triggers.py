@@ -16,6 +16,7 @@ from amends.core.errors import UserError
 from amends.core.spec import build_use
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
+from amends.data.labelled import Labelled
 from amends.data.planting import Scene, painted
 from amends.data.poison import Poison
 from amends.data.triggers.adaptive_blend import AdaptiveBlend
@@ -102,6 +103,24 @@ def test_the_truth_is_kept_and_other_rows_are_left_alone(trigger: Any) -> None:
     name = type(trigger).__name__
     assert f"6 of 30 training rows carry a {name} trigger and the label 'cat'" in data.notes
     assert any("covers" in n or "keep their label" in n for n in data.notes) == bool(covers)
+
+
+@pytest.mark.parametrize(("clean", "many"), [(0.2, 6), (4, 4), (0.01, 1)])
+def test_clean_rows_are_put_aside_and_nothing_is_planted_in_them(clean: float, many: int) -> None:
+    source = pictures()
+    data = Poison(of=Rows(source), trigger=BadNets(size=2), rate=0.2, target="cat", clean=clean).load(0)
+    before = {row.id: row for row in source["train"]}
+    assert len(data["clean"]) == many and all(before[row.id] is row for row in data["clean"])
+    assert {row.id for row in data["train"]} == before.keys() - {row.id for row in data["clean"]}
+    assert len(marked(data, "poisoned")) == round(0.2 * (30 - many)), "a share of what is left"
+    assert any(note.startswith(f"{many} training rows are put aside as known to be clean") for note in data.notes)
+    forgets = Labelled(of=Rows(data), by="poisoned").load(0)
+    waits = Labelled(of=Rows(data), by="audit")
+    assert forgets["clean"] == waits.load(0)["clean"] == waits.flagged(0, [data["train"][0].id])["clean"] == data["clean"]
+    seen = {row.id for role in ("forget", "retain") for row in forgets[role]}
+    assert not seen & {row.id for row in data["clean"]}
+    with pytest.raises(UserError, match="data.clean: 30 rows were to be put aside, and there are 30: lower it"):
+        Poison(of=Rows(source), clean=30).load(0)
 
 
 def test_an_auditor_sees_neither_poison_nor_covers() -> None:

@@ -21,7 +21,7 @@ from amends.core.spec import build_use
 from amends.data.bundle import Bundle
 from amends.train.grid_decay import GridDecay
 from amends.train.learned_decay import LearnedDecay, log_penalties, penalty
-from amends.train.levels import losses, still, weights_of
+from amends.train.levels import in_doubles, losses, weights_of
 from amends.train.row_weights import RowWeights, row_weights
 
 NOISY = {"use": "noisy", "of": {"use": "digits"}, "limit": {"train": 120, "test": 60}, "valid": 40, "noise": 0.3}
@@ -51,7 +51,7 @@ def test_lbfgs_solves_a_ridge_in_closed_form_and_cannot_be_unrolled() -> None:
 @pytest.mark.parametrize("per", ["one", "feature", "weight", "tensor"])
 def test_the_hypergradient_of_penalties_is_the_finite_difference(per: Any) -> None:
     data, subject = world()
-    with still(subject):
+    with in_doubles(subject):
         train, valid = losses(subject, data, "train"), losses(subject, data, "valid")
         stage = LearnedDecay(per=per, first=0.05)
         outer, inner = log_penalties(weights_of(subject), per, 0.05), weights_of(subject)
@@ -88,7 +88,7 @@ def test_a_grid_keeps_what_validation_rows_like_best() -> None:
     run = Memory()
     GridDecay(decays=(1e-3, 3e-2, 100.0), iterations=100)(subject, data, run)
     best = min(run.logged, key=lambda line: line["valid_loss"])
-    with still(subject):
+    with in_doubles(subject):
         assert losses(subject, data, "valid").seen(weights_of(subject))["loss"] == pytest.approx(best["valid_loss"], rel=1e-4)
     assert best["decay"] != 100.0
 

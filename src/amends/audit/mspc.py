@@ -90,6 +90,8 @@ class MSPC:
     """Besides the penalty: this times the mask is added to its slope."""
     fit_rows: Count | None = None
     """To how many rows, drawn at random, the mask is fitted; null for all. All are scored in either case."""
+    checkpoint_every: Count = 10
+    """Steps of the mask between two exact checkpoints."""
     role: Role = "train"
     """The rows that are audited."""
 
@@ -130,8 +132,9 @@ class MSPC:
         steps = self.passes * -(-len(seen.rows) // self.batch)
         solver = Momentum(steps, self.lr, self.momentum, self.weight_decay, clamped)
         return alternate(
-            self.problems(seen), {"mask": one_HW}, best=partial(self.split, seen), solver=solver, rounds=self.rounds, run=run
-        )
+            self.problems(seen), {"mask": one_HW}, best=partial(self.split, seen), solver=solver, rounds=self.rounds, run=run,
+            checkpoint_every=self.checkpoint_every,
+        )  # fmt: skip
 
     def problems(self, seen: Amplified) -> Draws:
         """The bi-level problem on batch number `draw`, passes in one order; outer `w` [N], inner `mask` [H, W]."""

@@ -85,12 +85,19 @@ class Point:
         """Where the lower level starts; in the outer parameters' graph where the problem says so."""
         return dict(self.inner) if self.problem.start is None else dict(self.problem.start(self.outer))
 
-    def solved(self) -> dict[str, Tensor]:
-        """The inner parameters after all steps of the solver, each on the rows of a draw of its own, without a graph."""
+    def solved(self, done: int = 0, after: Callable[[int, Params], None] | None = None) -> dict[str, Tensor]:
+        """The inner parameters after all steps of the solver, each on the rows of a draw of its own, without a graph.
+
+        Args:
+            done: steps that were taken before; `inner` is where they ended.
+            after: told, after each step, how many there were and where the last one ended.
+        """
         with torch.no_grad():
-            inner = self.begin()
-            for k in range(self.solver.steps):
+            inner = dict(self.inner) if done else self.begin()
+            for k in range(done, self.solver.steps):
                 inner = dict(self.solver.step(self.draw(k), self.outer, inner))
+                if after is not None:
+                    after(k + 1, inner)
         return detached(inner)
 
 

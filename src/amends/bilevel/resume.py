@@ -1,11 +1,12 @@
 """What an outer loop leaves behind to go on from: one safetensors file, whole or not there, like a fit's.
 
-Outer and inner parameters, the optimiser's state, what the strategy asked to be given back, and F before each step. Random
+Outer and inner parameters, the optimiser's state where there is one, what is to be given back besides, and F so far. Random
 streams and rows are functions of the step and need no saving. Floats pass through JSON without loss.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ class Keeper:
 
     run: Context
     outer: dict[str, Tensor]
-    """The tensors that the optimiser moves; restored in place."""
-    optimiser: torch.optim.Optimizer
+    """The tensors that the loop moves in place; restored in place."""
+    optimiser: torch.optim.Optimizer | None
     settings: Mapping[str, str]
     """What the checkpoint has to agree with, in words."""
 
@@ -46,7 +47,8 @@ class Keeper:
             return
         trees = {"x": self.outer, "y": state.inner, **{f"m|{key}": tree for key, tree in state.memory.items()}}
         tensors = {f"{level}|{name}": value for level, tree in trees.items() for name, value in tree.items()}
-        tensors |= {f"o|{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser, self.outer).items()}
+        moments = {} if self.optimiser is None else checkpoint.optimiser_tensors(self.optimiser, self.outer)
+        tensors |= {f"o|{k}": v for k, v in moments.items()}
         # clones: the format refuses tensors that share memory, as a momentum's point and the inner parameters may
         whole = {k: v.detach().clone() for k, v in tensors.items()}
         checkpoint.save(self._path(), whole, step=state.step, values=state.values, settings=dict(self.settings))
@@ -84,6 +86,8 @@ class Keeper:
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in self.outer.items():
             value.copy_(tensors[f"x|{name}"])
+        if self.optimiser is None:
+            return
         moments = {k[2:]: v.to(self._device) if v.ndim else v for k, v in tensors.items() if k.startswith("o|")}
         checkpoint.restore_optimiser(self.optimiser, self.outer, moments)
 
@@ -100,7 +104,6 @@ def worded(part: object) -> str:
     """A part as text that is the same in another process: without addresses in memory.
 
     >>> worded(3), worded(worded)
-    ('3', 'function')
+    ('3', '<function worded>')
     """
-    said = repr(part)
-    return type(part).__name__ if " at 0x" in said else said
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))

@@ -42,6 +42,7 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="Use exactly this folder for the run; else one below --runs.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test rows, for what unlearning costs.")] = None,
     triggered: Annotated[Path | None, typer.Option(help="Images with the trigger, below the attacker's class.")] = None,
+    clean: Annotated[Path | None, typer.Option(help="Rows known to be clean, for auditors that learn from some.")] = None,
     rate: Annotated[float | None, typer.Option(help="The share of bad rows that is expected, for auditors that ask.")] = None,
     show: Annotated[int, typer.Option(min=0, help="Rows with the highest scores on the page.")] = 12,
     seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds, each a replication of what comes after the audit.")] = "",
@@ -73,9 +74,10 @@ def audit(
         raise UserError("audit: give --epochs or --steps, not both")
     request = AuditRequest(
         data=data, model=model, by=names(by, "--by"), then=names(then, "--then"), rows=rows, test=test, triggered=triggered,
-        rate=rate, show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps, lr=lr, batch=batch,
-        reading=Reading(size, channels, skip_broken), normal=Normal(numbers(mean, "--mean"), numbers(std, "--std"), normalise),
-        trust_order=trust_order, allow_empty=allow_empty,
+        clean=clean, rate=rate, show=show, seeds=tuple(map(whole, names(seeds, "--seeds"))), epochs=epochs, steps=steps,
+        lr=lr, batch=batch, reading=Reading(size, channels, skip_broken),
+        normal=Normal(numbers(mean, "--mean"), numbers(std, "--std"), normalise), trust_order=trust_order,
+        allow_empty=allow_empty,
     )  # fmt: skip
     tree = overrides.apply(request.tree(), dict(map(overrides.parse, sets or ())), "--set")
     resolved = Resolved(build_recipe(tree), tree, None)
@@ -99,12 +101,16 @@ def _tell(run: Path, went_on: bool) -> None:
     flags = [str(run / name) for name in (CSV, PARQUET) if (run / name).is_file()]
     if flags:
         console.out(f"flags:   {', '.join(flags)}")
-    if went_on:
+    decided = next((line for line in read_json(run / "manifest.json").get("audits", ()) if line["decides"]), None)
+    if went_on and (decided is None or decided["flagged"]):
         for model in sorted(run.glob("stages/*/model")):
             if not model.parent.name.startswith(f"01-{ORIGINAL}"):
                 console.out(f"model:   {model}")
         return
-    flagged = next(line["flagged"] for line in read_json(run / "manifest.json")["audits"] if line["decides"])
+    assert decided is not None
+    flagged = decided["flagged"]
+    if went_on:
+        console.say("  nothing was flagged, so nothing is forgotten and the model stays as it is")
     if flagged:
         console.say(
             "  look at the rows in the report; then go on without them (retrain, or l1-sparse, scrub, ...: amends methods):"

@@ -131,8 +131,12 @@ def check(
 
 def _check_data(name: str, profile: str | None, recipe: Recipe) -> str:
     """How many rows each role has; raises UserError for what a stage, a metric or an attack lacks."""
+    from amends.core.context import around
+    from amends.runs.console import Aloud
+
     try:
-        bundle = recipe.data.load(recipe.seeds[0])
+        with around(Aloud("data")):
+            bundle = recipe.data.load(recipe.seeds[0])
         recipe.check_data(bundle)
     except UserError as error:
         raise UserError(f"{name}{f', profile {profile}' if profile else ''}: {error}") from None

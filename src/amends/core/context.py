@@ -1,9 +1,14 @@
-"""A run that keeps everything in memory: what library users and tests pass where the command line passes a folder."""
+"""A run that keeps everything in memory: what library users and tests pass where the command line passes a folder.
+
+Rows are loaded without a run, and most are there at once. Where loading them is work (an attacker's images are crafted), what
+is going on is told to whoever is around: `with around(teller)`, by default nobody.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +17,8 @@ from amends.core.rng import rng
 
 if TYPE_CHECKING:
     import torch
+
+    from amends.core.protocols import Teller
 
 
 class _Silent:
@@ -83,3 +90,45 @@ class Memory:
     def progress(self, label: str, total: int) -> Iterator[_Silent]:
         """Shows nothing."""
         yield _Silent()
+
+
+_AROUND: ContextVar[Teller | None] = ContextVar("around", default=None)
+
+
+@contextmanager
+def around(teller: Teller) -> Iterator[None]:
+    """Work inside, in this thread, that has no run of its own is told to `teller`."""
+    token = _AROUND.set(teller)
+    try:
+        yield
+    finally:
+        _AROUND.reset(token)
+
+
+def surroundings() -> Teller:
+    """Whom to tell; a memory that nobody reads where nobody listens."""
+    return _AROUND.get() or Memory()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Work beside a run: a seed of its own and nothing that is kept; what it says and shows goes to whoever is around."""
+
+    seed: int
+    name: str
+    folder: Path | None = None
+
+    def rng(self, *names: object) -> torch.Generator:
+        """The named stream under its own seed."""
+        return rng(self.seed, *names)
+
+    def log(self, **values: Any) -> None:
+        """Keeps nothing."""
+
+    def say(self, text: str) -> None:
+        """With its name."""
+        surroundings().say(f"{self.name}: {text}")
+
+    def progress(self, label: str, total: int) -> Any:
+        """With its name."""
+        return surroundings().progress(f"{self.name}: {label}", total)

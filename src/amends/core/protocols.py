@@ -204,6 +204,13 @@ class Progress(Protocol):
     def advance(self, steps: int = 1, **shown: object) -> None: ...
 
 
+class Teller(Protocol):
+    """Who says and shows what is going on."""
+
+    def say(self, text: str) -> None: ...
+    def progress(self, label: str, total: int) -> AbstractContextManager[Progress]: ...
+
+
 class Context(Protocol):
     """Where one piece of work runs: its seed, its folder, and where it reports."""
 

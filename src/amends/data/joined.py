@@ -34,20 +34,22 @@ class Joined:
     """The source of the test rows: its own test rows, or its training rows where it has no others."""
     triggered: Annotated[Any, Part("data"), SkipValidation] = None
     """The source of images with the trigger and the attacker's label, read likewise."""
+    clean: Annotated[Any, Part("data"), SkipValidation] = None
+    """The source of rows known to be clean, from which auditors learn what is normal, read likewise."""
     classes: tuple[str, ...] = ()
     """Names of the classes in the order of a model's outputs; by default the training rows' own."""
     empty: bool = False
     """Whether a class may have no training rows."""
 
     def load(self, seed: int) -> Bundle:
-        """Roles train, test and triggered; raises UserError for a class that is unknown or has no rows."""
+        """Roles train, test, triggered and clean; raises UserError for a class that is unknown or has no rows."""
         first = self.of.load(seed)
         where = place(self.of)
         self._check_rows(first, where)
         classes = self._ordered(first, where)
         roles = {role: relabelled(rows, first.classes, classes, where) for role, rows in first.roles.items()}
         notes = list(first.notes)
-        for role in ("test", "triggered"):
+        for role in ("test", "triggered", "clean"):
             source = getattr(self, role)
             if source is not None:
                 found = source.load(seed)

@@ -63,7 +63,7 @@ class Labelled:
     def load(self, seed: int) -> Bundle:
         """Roles forget, retain, test; valid, test_forget, test_retain and triggered where they apply.
 
-        With `by: audit` train, test and triggered.
+        With `by: audit` train, test and triggered. A source's role `clean` (rows for auditors) stays as it is.
         """
         source = _merged(self._limited(self.of.load(seed)), self.superclasses)
         if self.by == "audit":
@@ -80,7 +80,7 @@ class Labelled:
             notes.append(f"{len(left) - len(kept)} row(s) with the content of a forgotten row are left out of the retain set")
         kept, valid = split_off(kept, self.valid, seed, "valid") if self.valid else (kept, ())
         roles: dict[Role, tuple[Sample, ...]] = {"forget": gone, "retain": kept, "valid": valid}
-        roles |= _tests(source, gone, kept, touched, notes)
+        roles |= _tests(source, gone, kept, touched, notes) | {"clean": source.roles.get("clean", ())}
         alternatives = {row.id: _other(row, len(source.classes), seed) for row in gone}
         filled = {role: rows for role, rows in roles.items() if rows}
         return Bundle(filled, alternatives, tuple(notes), source.classes).check()
@@ -94,7 +94,7 @@ class Labelled:
         for key in ("classes", "share", "ids", "file", "valid"):
             if getattr(self, key):
                 raise UserError(f"data.{key}: with `by: audit` the auditor says which rows go: leave it out")
-        roles = {role: source.roles[role] for role in ("train", "test", "triggered") if source.roles.get(role)}
+        roles = {role: source.roles[role] for role in ("train", "test", "triggered", "clean") if source.roles.get(role)}
         return Bundle(roles, notes=source.notes, classes=source.classes).check()
 
     def _limited(self, source: Bundle) -> Bundle:

@@ -8,6 +8,9 @@ training on them teaches nothing wrong.
 
 The role `triggered` holds the test rows of the other classes with the trigger at its test strength and the attacker's label:
 the share that a model gives that label is the attack's success (ASR).
+
+`clean` puts rows aside first, for auditors that are told of some that are known to be clean: they stand in the role `clean`,
+neither poisoned nor trained on.
 """
 
 from __future__ import annotations
@@ -40,10 +43,12 @@ class Poison:
     """Rows to poison: a number, or below 1 a share: of all training rows, or of the target's class where labels are kept."""
     trigger: Annotated[Any, Part("triggers"), SkipValidation] = BadNets()
     """What is drawn into the images."""
+    clean: Annotated[float, Field(ge=0)] = 0.0
+    """Training rows that are put aside, unchanged, in the role `clean`: a number, or below 1 a share; 0 for no such role."""
 
     def load(self, seed: int) -> Bundle:
         """The source's roles, some training rows changed, and `triggered`. Raises UserError when too few can be."""
-        clean = self.of.load(seed)
+        clean = self._aside(self.of.load(seed), seed)
         target = class_index(clean.classes, self.target, "data.target")
         chosen, covers = self._chosen(clean, target, seed)
         scene = Scene(clean, target, tuple(row for row in clean["train"] if row.id in chosen), seed)
@@ -53,6 +58,19 @@ class Poison:
         triggered = tuple(Sample(f"triggered-{r.id}", _bad(r, painted(r, brush.test), target)) for r in test)
         notes = (*clean.notes, *self._notes(len(chosen), len(covers), clean, target), *brush.notes)
         return replace(clean, roles={**clean.roles, "train": train, "triggered": triggered}, notes=notes)
+
+    def _aside(self, source: Bundle, seed: int) -> Bundle:
+        """The source, some of its training rows in the role `clean` instead."""
+        train = source["train"]
+        many = how_many(self.clean, len(train), "clean")
+        if not many:
+            return source
+        if many >= len(train):
+            raise UserError(f"data.clean: {many} rows were to be put aside, and there are {len(train)}: lower it")
+        aside = frozenset(shuffled((row.id for row in train), seed, "clean")[:many])
+        rest, part = (tuple(row for row in train if (row.id in aside) is there) for there in (False, True))
+        note = f"{many} training rows are put aside as known to be clean: nothing is planted in them, and no model sees them"
+        return replace(source, roles={**source.roles, "train": rest, "clean": part}, notes=(*source.notes, note))
 
     def _chosen(self, clean: Bundle, target: int, seed: int) -> tuple[frozenset[str], frozenset[str]]:
         """The ids of the rows to poison and of those that cover them."""

@@ -53,6 +53,7 @@ ROLES: dict[Role, Scoped] = {
     "retain_aside": Scoped("near", "rows like those kept, set aside and never trained on", kind="both"),
     "test": Scoped("near", "rows of the classes that stay, which no model has seen", kind="labels"),
     "test_retain": Scoped("near", "rows of the classes that were not touched, which no model has seen", kind="labels"),
+    "clean": Scoped("near", "rows known to be clean, put aside for auditors", kind="labels"),
     "valid": Scoped("near", "rows set aside to choose settings by", kind="labels"),
     "retain": Scoped("near", "rows that unlearning is given to keep", trained=True, kind="both"),
     "retain_eval": Scoped("near", "rows that unlearning is given to keep, those with wrong answers", trained=True),

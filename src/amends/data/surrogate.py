@@ -25,7 +25,7 @@ import numpy as np
 
 from amends.core import fingerprint
 from amends.core.cache import cache_folder
-from amends.core.context import Memory
+from amends.core.context import Beside, surroundings
 from amends.core.errors import UserError
 from amends.core.rng import stream_seed
 from amends.core.spec import build_use
@@ -89,7 +89,8 @@ def _trained(model: Any, fit: Any, clean: Bundle, seed: int, path: Path) -> Any:
             raise UserError(f"tells {told} classes, and the data has {len(clean.classes)}")
         at = "data.trigger.fit"
         if not _read(subject, path):
-            fit(subject, clean, Memory(seed=own))
+            surroundings().say(f"training a surrogate on {len(clean['train'])} clean rows; it is kept for the next time")
+            fit(subject, clean, Beside(own, "surrogate"))
             _keep(subject, path)
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
@@ -139,26 +140,36 @@ def misled(subject: Any, rows: tuple[Sample, ...], *, eps: float, steps: int, st
 
     moved, ids, before, after = [], [], 0, 0
     subject.call.eval()
-    for batch in _batches(subject, tuple(sorted(rows, key=lambda row: row.id))):
-        start = batch["image"].clone()
-        low, high = (start - eps).clamp(min=0), (start + eps).clamp(max=1)
-        image = start.clone()
-        for _ in range(steps):
-            image.requires_grad_(True)
-            with torch.enable_grad():
-                loss = subject.likelihood(with_image(batch, image)).nll_B.sum()
-            (gradient,) = torch.autograd.grad(loss, image)
-            image = (image.detach() + step * gradient.sign()).clamp(low, high)
-        with torch.no_grad():
-            wrong = [
-                int((subject.likelihood(with_image(batch, x)).dist.logits_NV.argmax(1) != batch["label"]).sum())
-                for x in (start, image)
-            ]
-        before, after = before + wrong[0], after + wrong[1]
-        moved.append(image.cpu().numpy())
-        ids += batch.ids
+    with surroundings().progress("moving rows away from their label", len(rows)) as bar:
+        for batch in _batches(subject, tuple(sorted(rows, key=lambda row: row.id))):
+            start, image = batch["image"], _climbed(subject, batch, eps, steps, step)
+            with torch.no_grad():
+                wrong = [
+                    int((subject.likelihood(with_image(batch, x)).dist.logits_NV.argmax(1) != batch["label"]).sum())
+                    for x in (start, image)
+                ]
+            before, after = before + wrong[0], after + wrong[1]
+            moved.append(image.cpu().numpy())
+            ids += batch.ids
+            bar.advance(len(batch))
     note = f"the surrogate is wrong on {before} of the {len(ids)} rows as they are, and on {after} of them as they were moved"
     return {"ids": np.array(ids), "images": np.concatenate(moved), "note": np.array(note)}
+
+
+def _climbed(subject: Any, batch: Any, eps: float, steps: int, step: float) -> Any:
+    """The batch's images after all steps."""
+    import torch
+
+    start = batch["image"].clone()
+    low, high = (start - eps).clamp(min=0), (start + eps).clamp(max=1)
+    image = start.clone()
+    for _ in range(steps):
+        image.requires_grad_(True)
+        with torch.enable_grad():
+            loss = subject.likelihood(with_image(batch, image)).nll_B.sum()
+        (gradient,) = torch.autograd.grad(loss, image)
+        image = (image.detach() + step * gradient.sign()).clamp(low, high)
+    return image
 
 
 def by_id(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -215,6 +215,9 @@ class _Loop:
             return 0, None
         step, kept, self.states = resumed
         self.memory, self.multipliers = kept["memory"], kept["multipliers"]
+        for guard, memory in zip(self.guards, self.memory, strict=True):
+            if hasattr(guard, "resumed"):
+                guard.resumed(memory)
         return step, kept["stopped"]
 
     def _step(self, step: int) -> dict[str, float]:

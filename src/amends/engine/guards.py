@@ -32,7 +32,7 @@ class Probe(Protocol):
 
 
 class Guard(Protocol):
-    """Looks every `every` steps; `memory` is its own and survives a resume."""
+    """Looks every `every` steps; `memory` is its own and survives a resume, at which a method `resumed(memory)` is given it."""
 
     @property
     def every(self) -> int: ...

@@ -81,7 +81,9 @@ def audit(run: RunData) -> Audit | None:
     first = next((line for line in lines if line.get("decides")), lines[0])
     notes = {str(line["auditor"]): str(line.get("note") or "") for line in reversed(lines)}
     auditors = tuple(_auditor(run, name, name == first["auditor"], note) for name, note in reversed(notes.items()))
-    lead = f"{sentence(first)} {_NEXT[any(map(asked_to_go, run.roles))]}"
+    goes = any(map(asked_to_go, run.roles))
+    after = _NEXT[goes] if number(first.get("flagged")) or not goes else ""
+    lead = " ".join(said for said in (sentence(first), unflagged(run), after) if said)
     return Audit(
         lead, auditors, number(first.get("bad")) is not None, tuple(map(_class, rows(first.get("classes")))),
         tuple(map(_suspect, run.suspects)), tuple(_shown(run)),
@@ -99,11 +101,21 @@ def sentence(line: Row) -> str:
     )
 
 
+def unflagged(run: RunData) -> str:
+    """`Seed 2: nothing was flagged, so nothing is forgotten; the numbers of models rest on 2 of 3 seeds.`; mostly empty."""
+    out = [str(line.get("seed", "?")) for line in rows(run.manifest.get("skipped"))]
+    if not out:
+        return ""
+    said = f"Seed{'s' if len(out) > 1 else ''} {words.listed(out)}: nothing was flagged, so nothing is forgotten"
+    left = len(run.seeds) - len(out)
+    return f"{said}; the numbers of models rest on {left} of {len(run.seeds)} seeds." if left > 0 else f"{said}."
+
+
 def in_words(run: RunData) -> list[str]:
     """Each auditor's flags of the first seed in a line for the terminal: how many, of which classes, the highest scores."""
     lines = [line for line in rows(run.manifest.get("audits")) if isinstance(line.get("auditor"), str)]
     first = [line for line in lines if line.get("seed") == lines[0].get("seed")]
-    return [said for line in first for said in _told(run, line)]
+    return [*(said for line in first for said in _told(run, line)), *filter(None, [unflagged(run)])]
 
 
 def _told(run: RunData, line: Row) -> list[str]:

@@ -154,6 +154,7 @@ def claims(run: RunData) -> list[dict[str, Any]]:
                 "observed": limits.observed(claim),
                 "needed": _typeset(str(claim.get("needed", words.NONE))),
                 "because": str(claim.get("because") or ""),
+                "note": str(claim.get("note") or ""),
                 "symbol": symbol,
                 "word": word,
                 "seeds": seeds,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from amends.data.scope import HARD, HARD_QUESTIONS, ROLES, roles_in
 from amends.report import words
+from amends.report.audits import unflagged
 from amends.report.evidence import upwards
 from amends.report.load import RunData
 from amends.report.table import Table, base, role
@@ -113,7 +114,7 @@ def _labels(run: RunData, table: Table) -> list[str]:
 
 
 def _sampling(run: RunData) -> list[str]:
-    said = []
+    said = [text] if (text := unflagged(run)) else []
     if len(run.seeds) < 2:
         said.append("One seed: the intervals cover which rows were asked, not how training might have gone otherwise.")
     few = run.roles.get("forget", _FEW)

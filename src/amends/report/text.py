@@ -41,7 +41,7 @@ def summary(folder: Path, width: int = 100) -> str:
                 str(c.get("verdict", "not tested")),
                 str(c.get("that", "?")),
                 _observed(c.get("observed")),
-                f"needed {c.get('needed', '-')}",
+                f"needed {c.get('needed', '-')}" + (f" ({c['note']})" if c.get("note") else ""),
             ]
             for c in claims
         ]

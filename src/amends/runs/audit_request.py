@@ -49,6 +49,8 @@ class AuditRequest:
     """A file that says which rows go, in an auditor's place: ids, or a table with `id` and `flagged`."""
     test: Path | None = None
     triggered: Path | None = None
+    clean: Path | None = None
+    """Rows known to be clean, for auditors that take some."""
     rate: float | None = None
     show: int = SHOWN
     seeds: tuple[int, ...] = ()
@@ -98,6 +100,8 @@ class AuditRequest:
             raise UserError("--rows: says which rows go, and nothing is done with them: give --then retrain, or another method")
         if not file.expanduser().is_file():
             raise UserError(f"--rows {file}: no such file")
+        if self.clean is not None:
+            raise UserError("--clean: is for auditors, and with --rows none is asked: leave it out")
         return file.expanduser().resolve()
 
     def _called(self) -> list[str]:
@@ -124,7 +128,7 @@ class AuditRequest:
         own: dict[str, Any] = {"use": "joined", "of": dict(found.source)}
         if found.source["use"] == "joined":
             own = dict(found.source)
-        for role in ("test", "triggered"):
+        for role in ("test", "triggered", "clean"):
             path = getattr(self, role)
             if path is not None:
                 inside = audit_data.find(path, f"--{role}", reading).source
@@ -136,16 +140,20 @@ class AuditRequest:
         there = {catalog.normal(entry.name): entry.name for entry in catalog.list_kind("auditors")}
         first = OF_TEXTS if texts else next(name for name in PREFERRED if name in there)
         auditors = [self._auditor(name) for name in self.by or (first,)]
+        if self.clean is not None and not any("clean" in auditor for auditor in auditors):
+            able = ", ".join(name for name in sorted(there.values()) if "clean" in _settings(name))
+            raise UserError(f"--clean: {auditors[0]['use']} learns nothing from rows known to be clean; those that do: {able}")
         return {**auditors[0], "model": ORIGINAL, "beside": auditors[1:], "show": self.show}
 
     def _auditor(self, name: str) -> dict[str, Any]:
-        spec = catalog.find("auditors", name, "--by").load()
-        rate = spec.__pydantic_fields__.get("rate")  # type: ignore[attr-defined]
+        takes = _settings(name)
+        rate = takes.get("rate")
         if rate is not None and rate.is_required() and self.rate is None:
             raise UserError(
                 f"--by {name}: needs to be told which share of the rows may be bad: give it by --rate, such as 0.05"
             )
-        return {"use": name, **({"rate": self.rate} if rate is not None and self.rate is not None else {})}
+        clean = {"clean": "clean"} if self.clean is not None and "clean" in takes else {}
+        return {"use": name, **({"rate": self.rate} if rate is not None and self.rate is not None else {}), **clean}
 
     def _measures(self) -> list[dict[str, Any]]:
         if not self.then:
@@ -183,6 +191,11 @@ class AuditRequest:
         lr = self.lr if self.lr is not None else method.rate("classifier")
         common = {**length, "batch": self.batch, "optim": {"use": "sgd", "lr": lr, "momentum": 0.9}}
         return {"use": use, "from": ORIGINAL, **{k: v for k, v in common.items() if k in takes}, **method.stage}
+
+
+def _settings(auditor: str) -> Mapping[str, Any]:
+    """An auditor's fields by their names."""
+    return catalog.find("auditors", auditor, "--by").load().__pydantic_fields__  # type: ignore[attr-defined]
 
 
 def _headline(measures: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -73,7 +73,8 @@ def conduct(
 
 
 def split(recipe: Any, data: Bundle, found: Scores) -> Bundle:
-    """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged.
+    """The data from here on: flagged rows are `forget`, the others `retain`; all are `retain` where none is flagged
+    (`runs/unflagged.py`).
 
     A source that is not split by flags stays as it is. Raises UserError where the stages, metrics and attacks that follow
     cannot work with that.
@@ -81,8 +82,10 @@ def split(recipe: Any, data: Bundle, found: Scores) -> Bundle:
     if not splits(recipe.data):
         return data
     flagged = [row.id for row in data["train"] if row.id in found.flagged]
+    if not flagged:
+        return data.with_role("retain", data["train"])
     try:
-        later = recipe.data.flagged(recipe.seeds[0], flagged) if flagged else data.with_role("retain", data["train"])
+        later = recipe.data.flagged(recipe.seeds[0], flagged)
         recipe.check_data(data, later)
     except UserError as error:
         who = f"audit: {recipe.audit.auditors[0].name} flagged {len(flagged)} of {len(found.score)} rows"

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from amends.core import catalog, fingerprint
+from amends.core.context import around
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Fraction, build, spec
 from amends.runs import overrides as layers
 from amends.runs.claims import Claim
+from amends.runs.console import Aloud
 from amends.runs.methods import KINDS, Method, packaged_methods
 from amends.runs.recipe import Recipe, Resolved, attack_name, build_recipe, read
 from amends.runs.search import Search, names_of
@@ -199,7 +201,8 @@ def plan(bench: Bench, methods: Sequence[str], num_seeds: int, runs: Path) -> Pl
     """
     seeds = tuple(range(num_seeds))
     references = bench.references(seeds)
-    data = references.recipe.data.load(seeds[0])
+    with around(Aloud("data")):
+        data = references.recipe.data.load(seeds[0])
     references.recipe.check_data(data)
     entries = tuple(_entry(bench, method, seeds, data) for method in bench.methods(methods))
     return Plan(bench, seeds, references, entries, folder_of_bench(bench, runs))

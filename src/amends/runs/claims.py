@@ -3,7 +3,8 @@
 `that` is `<stage>.<measurement>` (`npo.utility`, `npo.probability.forget`), `<stage>.recovered.<attack>.<measurement>`
 (what an attack brings back; with `.unseen` behind it, on the rows that the attacker was not given), `<stage>.seconds`, or
 `audit.<auditor>.<auroc, auroc_within, tpr, fpr or flagged>`.
-The bound is a number, or a factor `of` another such quantity. Values are means over seeds.
+The bound is a number, or a factor `of` another such quantity. Values are means over seeds. Where the deciding auditor flagged
+nothing on some seeds, what was measured on the others counts (`runs/unflagged.py`), and the claim says how many they are.
 """
 
 from __future__ import annotations
@@ -63,14 +64,24 @@ class Claim:
             if quantity not in (*metrics, "seconds"):
                 raise UserError(f"{at}.{key}: nothing measured is called {quantity!r}{nearest(quantity, metrics)}")
 
-    def judge(self, values: Callable[[str], Sequence[float]]) -> dict[str, Any]:
-        """The verdict; `values` gives a quantity's value for each seed, or nothing where it was not measured."""
+    @property
+    def on_flags(self) -> bool:
+        """Whether it speaks of auditors alone, who look on every seed."""
+        return all(path.partition(".")[0] == SUBJECT for path in (self.that, self.of) if path is not None)
+
+    def judge(self, values: Callable[[str], Sequence[float]], note: str = "") -> dict[str, Any]:
+        """The verdict; `values` gives a quantity's value for each seed, or nothing where it was not measured.
+
+        Args:
+            note: what a reader must know of the seeds, if anything.
+        """
         observed = values(self.that)
         base = values(self.of) if self.of else [1.0]
         factor = self.at_least if self.at_least is not None else self.at_most
         assert factor is not None
         sign = ">=" if self.at_least is not None else "<="
         result = {"that": self.that, "because": self.because, "per_seed": list(observed), "observed": None}
+        result |= {"note": note} if note else {}
         text = f"{sign} {factor:g}" + (f" x {self.of}" if self.of else "")
         if not observed or not base:
             return {**result, "needed": text, "verdict": "not tested"}
@@ -78,6 +89,13 @@ class Claim:
         met = value >= bound if self.at_least is not None else value <= bound
         needed = text + (f" = {bound:.4g}" if self.of else "")
         return {**result, "observed": value, "needed": needed, "verdict": "met" if met and not math.isnan(value) else "missed"}
+
+
+def in_words(verdict: Mapping[str, Any]) -> str:
+    """A judged claim in a line: `claim met: npo.utility >= 0.5, observed 0.61 (on 2 of 3 seeds)`."""
+    seen = "" if verdict["observed"] is None else f", observed {verdict['observed']:.4g}"
+    note = f" ({verdict['note']})" if verdict.get("note") else ""
+    return f"claim {verdict['verdict']}: {verdict['that']} {verdict['needed']}{seen}{note}"
 
 
 Rows = Sequence[Mapping[str, Any]]

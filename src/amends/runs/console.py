@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -71,6 +72,21 @@ def progress(label: str, total: int) -> Iterator[Bar]:
         yield bar
     finally:
         bar.close()
+
+
+@dataclass(frozen=True)
+class Aloud:
+    """Tells the screen of work that belongs to no run."""
+
+    label: str
+
+    def say(self, text: str) -> None:
+        """One sentence."""
+        say(f"  {self.label}: {text}")
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Bar]:
+        """A bar that appears after two seconds."""
+        return progress(f"{self.label}: {label}", total)
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from amends.metrics.evaluation import name_of
 from amends.runs.recipe import StageEntry
+from amends.runs.stages import Done
 
 
 def describe_method(stage: StageEntry) -> str:
@@ -17,6 +18,25 @@ def describe_method(stage: StageEntry) -> str:
         return f"{stage.use} on {' + '.join(on)}" if on else stage.use
     text = " + ".join(f"{w.weight:g} x {type(w.term).__name__} ({w.term.role})" for w in objective)
     return text + (" with LoRA" if getattr(stage.maker, "lora", None) else "")
+
+
+def told(stage: StageEntry, seed: int, done: Done, cached: bool) -> dict[str, Any]:
+    """A made stage's line in the manifest."""
+    return {
+        "name": stage.name, "seed": seed, "use": stage.use, "from": stage.start, "kind": stage.kind,
+        "method": describe_method(stage), "seconds": done.seconds, "peak_bytes": done.peak_bytes, "steps": done.steps,
+        "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
+        **({"suppression": done.suppression} if done.suppression else {}),
+        **({"against": stage.against} if stage.against else {}),
+        **({} if done.sparsity is None else {"sparsity": done.sparsity}),
+    }  # fmt: skip
+
+
+def sampled(rows: Sequence[Any], answers: Mapping[str, str]) -> Iterator[str]:
+    """Three questions of a role, evenly spread, and what the model answers."""
+    for sample in rows[:: max(1, len(rows) // 3)][:3]:
+        asked = str(sample.data.get("question", sample.data.get("prompt", "")))
+        yield f"Q {asked}  A {' '.join(answers[sample.id].split())[:160]}"
 
 
 def shown(role: str, sample: Any, classes: Sequence[str]) -> dict[str, Any]:

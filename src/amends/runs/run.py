@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from amends.core import catalog, fingerprint
+from amends.core.context import around
 from amends.core.errors import UserError
 from amends.core.types import Measurement, Scores
 from amends.data.bundle import Bundle
@@ -26,9 +27,9 @@ from amends.engine.guards import every_kth
 from amends.engine.parallel import Parallel
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.recovered import recovered
-from amends.runs import audits, console, flag_tables, track
-from amends.runs.claims import UNSEEN, quantity
-from amends.runs.describe import describe_method, shown
+from amends.runs import audits, console, flag_tables, track, unflagged
+from amends.runs.claims import UNSEEN, in_words, quantity
+from amends.runs.describe import sampled, shown, told
 from amends.runs.ending import terminable
 from amends.runs.recipe import Resolved, StageEntry, attack_name
 from amends.runs.record import SCHEMA, Folder, Meter, git_state, now, read_json, versions, write_text
@@ -99,6 +100,8 @@ class _Run:
     flags: list[dict[str, Any]] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
     scored: list[flag_tables.Audited] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    """The seeds on which nothing was flagged."""
     waiting: list[tuple[StageEntry, StageRun]] | None = None
     """Stages made before the audit, to be read once it has split the data; None when there is nothing to wait for."""
     answers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -110,6 +113,9 @@ class _Run:
         self.mirrors = track.open_all(trackers, recipe.name, self.record.path, self.resolved.tree) if self.record.writes else []
         for seed in recipe.seeds:
             self._seed(seed)
+        if self.skipped:
+            self.measured = unflagged.comparable(self.measured, recipe, self.skipped)
+            self._flush()
         self._claims()
         for mirror in self.mirrors:
             mirror.close()
@@ -133,13 +139,14 @@ class _Run:
         )  # fmt: skip
 
         if recipe.audit is None and self.record.manifest.get("audits"):  # of another recipe in the same folder
-            self.record.update(audits=[])
+            self.record.update(audits=[], skipped=[])
 
     # ------------------------------------------------------------------ one seed
 
     def _seed(self, seed: int) -> None:
         recipe = self.resolved.recipe
-        data = recipe.data.load(recipe.seeds[0])
+        with around(StageRun("data", recipe.seeds[0], None, self.record)):
+            data = recipe.data.load(recipe.seeds[0])
         recipe.check_data(data)
         self.data, self.data_print = data, data.fingerprint()
         kind = {"kind": "labels", "classes": list(data.classes)} if data.labelled else {}
@@ -147,15 +154,17 @@ class _Run:
             self.record.update(data={"fingerprint": self.data_print, **self._sizes(), **kind})
         self.keys: dict[str, str] = {}
         self.readings: dict[str, Evaluation] = {}
-        self.waiting = None if recipe.audit is None else []
+        self.waiting, self.metrics = None if recipe.audit is None else [], list(recipe.measure)
+        made: list[StageEntry] = []
         for number, stage in enumerate(recipe.stages, 1):
             self._stage(stage, number, seed)
-            if recipe.audit is not None and stage.name == recipe.audit.model:
-                self._audit(stage, seed)
-        for stage in recipe.stages:
+            made.append(stage)
+            if recipe.audit is not None and stage.name == recipe.audit.model and not self._audit(stage, seed):
+                break
+        for stage in made:
             self._measure(stage, seed)
         self._flush()
-        for attack in recipe.attack:
+        for attack in recipe.attack if made == list(recipe.stages) else ():
             for number, stage in enumerate(recipe.stages, 1):
                 if stage.kind != "original":
                     self._attack(attack, stage, number, seed)
@@ -169,8 +178,11 @@ class _Run:
         self._say("data: " + ", ".join(f"{n} {role}" for role, n in sizes.items()))
         return {"roles": sizes, "notes": list(self.data.notes)}
 
-    def _audit(self, stage: StageEntry, seed: int) -> None:
-        """Every auditor's scores and flags; the first one's say what is forgotten from here on, in readings as in stages."""
+    def _audit(self, stage: StageEntry, seed: int) -> bool:
+        """Every auditor's scores and flags; the first one's say what is forgotten from here on, in readings as in stages.
+
+        False where it flags nothing that could be forgotten.
+        """
         recipe, whole, effective = self.resolved.recipe, self.data, self._effective(stage, seed)
         assert recipe.audit is not None
         weights = next(s["weights"] for s in self.stages if s["name"] == stage.name and s["seed"] == effective)
@@ -192,12 +204,19 @@ class _Run:
         assert decided is not None
         self.data = audits.split(recipe, whole, decided)
         self.data_print = self.data.fingerprint()
-        if seed == recipe.seeds[0] and self.data is not whole:
+        goes_on = self.data is whole or bool(decided.flagged)
+        if len(self.skipped) == recipe.seeds.index(seed) and self.data is not whole:  # the first seed that forgets anything
             self.record.update(data={**self.record.manifest["data"], **self._sizes()})
+        if not goes_on:
+            self.metrics = unflagged.measurable(recipe, self.data)
+            self.skipped.append(unflagged.skipped(recipe, seed))
+            self._say(self.skipped[-1]["why"])
+        self.record.update(skipped=self.skipped)
         for made, run in self.waiting or ():
             assert run.folder is not None
             self.readings[made.name] = self._read(made, seed, None, run.folder / READING, run)
         self.waiting = None
+        return goes_on
 
     def _mark(self, stage: StageEntry, seed: int) -> str:
         return "" if seed == self.resolved.recipe.seeds[0] or stage.once else f"-seed{seed}"
@@ -288,19 +307,9 @@ class _Run:
         return subject, done
 
     def _record_stage(self, stage: StageEntry, seed: int, done: Done, cached: bool) -> None:
-        if any(s["name"] == stage.name and s["seed"] == seed for s in self.stages):
-            return
-        self.stages.append(
-            {
-                "name": stage.name, "seed": seed, "use": stage.use, "from": stage.start, "kind": stage.kind,
-                "method": describe_method(stage), "seconds": done.seconds, "peak_bytes": done.peak_bytes, "steps": done.steps,
-                "stopped": done.stopped, "weights": done.weights, "parameters": done.parameters, "cached": cached,
-                **({"suppression": done.suppression} if done.suppression else {}),
-                **({"against": stage.against} if stage.against else {}),
-                **({} if done.sparsity is None else {"sparsity": done.sparsity}),
-            }
-        )  # fmt: skip
-        self.record.update(stages=self.stages)
+        if not any(s["name"] == stage.name and s["seed"] == seed for s in self.stages):
+            self.stages.append(told(stage, seed, done, cached))
+            self.record.update(stages=self.stages)
 
     # ------------------------------------------------------------------ reading and measuring
 
@@ -315,11 +324,11 @@ class _Run:
         evaluation.first = partial(self._parameters, None, self._effective(stage, seed))
         if not load_reading(evaluation, path, key):
             evaluation.subject = subject if subject is not None else self._load(stage.name, seed)
-            shown = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]
-            answers = evaluation.answers(self.data.together(shown))  # of all roles at once: full batches
-            if shown:
-                self._sample(shown[0], answers, run)
-            for metric in self.resolved.recipe.measure:
+            shown_roles = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]
+            answers = evaluation.answers(self.data.together(shown_roles))  # of all roles at once: full batches
+            for said in sampled(self.data[shown_roles[0]], answers) if shown_roles else ():
+                run.say(said)
+            for metric in self.metrics:
                 metric.measure(evaluation, evaluation if getattr(metric, "needs_reference", False) else None)
             if self.record.writes:
                 save_reading(evaluation, path, key)
@@ -327,12 +336,6 @@ class _Run:
         evaluation.subject = None
         self._keep_answers(stage.name, seed, evaluation)
         return evaluation
-
-    def _sample(self, role: str, answers: dict[str, str], run: StageRun) -> None:
-        rows = self.data[role]
-        for sample in rows[:: max(1, len(rows) // 3)][:3]:
-            asked = str(sample.data.get("question", sample.data.get("prompt", "")))
-            run.say(f"Q {asked}  A {' '.join(answers[sample.id].split())[:160]}")
 
     def _keep_answers(self, name: str, seed: int, evaluation: Evaluation) -> None:
         if seed != self.resolved.recipe.seeds[0]:
@@ -353,7 +356,7 @@ class _Run:
         if stage.once and seed != recipe.seeds[0]:
             return
         against = self.readings.get(stage.against or recipe.against or "retrain")
-        for metric in recipe.measure:
+        for metric in self.metrics:
             self._keep(metric.measure(self.readings[stage.name], against), stage.name, seed, None)
 
     def _keep(self, m: Measurement, name: str, seed: int, attack: str | None) -> None:
@@ -428,14 +431,12 @@ class _Run:
     # ------------------------------------------------------------------ claims
 
     def _claims(self) -> None:
-        claims = [claim.judge(self._values) for claim in self.resolved.recipe.expect]
+        recipe, rows = self.resolved.recipe, (self.stages, self.measured, self.recovered, self.flags)
+        notes = [unflagged.note(claim, recipe, self.skipped) for claim in recipe.expect]
+        claims = [c.judge(lambda path: quantity(path, *rows), note) for c, note in zip(recipe.expect, notes, strict=True)]
         self.record.write("claims.json", claims)
-        for claim in claims:
-            seen = "" if claim["observed"] is None else f", observed {claim['observed']:.4g}"
-            self._say(f"claim {claim['verdict']}: {claim['that']} {claim['needed']}{seen}")
-
-    def _values(self, path: str) -> list[float]:
-        return quantity(path, self.stages, self.measured, self.recovered, self.flags)
+        for said in map(in_words, claims):
+            self._say(said)
 
     def _say(self, text: str) -> None:
         if self.record.writes:

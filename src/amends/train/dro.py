@@ -11,12 +11,15 @@ of all rows that its group has. The averages of a over the steps are left in `gr
 takes as fixed weights afterwards (`then`), from fresh weights. With `excess` l_k is max(0, mean excess over the model as it
 came in), which a stage `from` another gives: same batches and the same drawn choices for both.
 
-The weights live beside the fit, so its parts are not resumed: a stage that was interrupted is made anew.
+The weights live beside the fit, in the memory of a guard, so that they go into its checkpoints: a stage that was interrupted
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,11 +29,12 @@ from torch import Tensor
 
 from amends.core.context import Inside
 from amends.core.errors import UserError
-from amends.core.protocols import Context, Need, Params, Start, Step, View
+from amends.core.protocols import Context, Need, View
 from amends.core.spec import Fraction, Part, Positive, Weighted, spec
 from amends.core.types import Mean, Role
 from amends.data.bundle import Bundle
 from amends.engine.fit import Outcome, fit
+from amends.engine.guards import Probe, Verdict
 from amends.engine.parallel import Parallel, is_main_process
 from amends.subjects.fresh import redraw
 from amends.subjects.reference import frozen_copy
@@ -72,12 +76,14 @@ class DRO:
         average = weights.sum_K / max(1, weights.steps)
         self._keep(dict(zip(groups.names, average.tolist(), strict=True)), run)
         if self.then is None:
+            _tidy(run)
             return outcome
         device = next(subject.module.parameters()).device
         redraw(subject.call.cpu(), run.seed, "then")
         subject.call.to(device)
         fixed = _Weights(self, groups, average)
         after = _fitted(self.then, fixed, subject, data, Inside(run, "then"))
+        _tidy(run)
         return Outcome(outcome.steps + after.steps, outcome.stopped or after.stopped, outcome.seconds + after.seconds)
 
     def objective_on(self, data: Bundle) -> tuple[Weighted, ...]:
@@ -172,6 +178,17 @@ class _Weights:
             self.now_K = worst(self.mean_K, self.stage.strength, self.stage.weights)
         self.sum_K, self.steps, self.totals_2K = self.sum_K + self.now_K, self.steps + 1, None
 
+    def told(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: numbers that JSON gives back bit for bit."""
+        assert self.mean_K is not None
+        kept = {"now": self.now_K, "sum": self.sum_K, "mean": self.mean_K}
+        return {"steps": self.steps, **{key: value.tolist() for key, value in kept.items()}}
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.now_K, self.sum_K, self.mean_K = (torch.tensor(told[k], dtype=torch.float64) for k in ("now", "sum", "mean"))
+        self.steps = told["steps"]
+
 
 def follow(weights_K: Tensor, loss_K: Tensor, eta: float, smooth: float = 0.0) -> Tensor:
     """One multiplicative step: a_k exp(eta l_k), normalised, with `smooth` of equal weights mixed in.
@@ -223,29 +240,38 @@ class _ByGroup:
 
 @dataclass(frozen=True)
 class _Following:
-    """An edit that moves the weights of groups behind each step, and logs the largest."""
+    """A guard that stops nothing: it moves the weights of groups behind each step, logs the largest, and remembers them."""
 
     of: _Weights
     run: Context
+    every: int = 1
 
-    def init(self, params: Params, start: Start) -> None:
-        """Nothing is kept of the parameters."""
-
-    def grads(self, params: Params, state: None, step: Step) -> None:
-        """Leaves the gradients."""
-
-    def weights(self, params: Params, state: None, step: Step) -> None:
-        """Leaves the parameters, and moves the weights of groups."""
+    def look(self, step: int, probe: Probe, memory: dict[str, Any]) -> Verdict:
+        """Behind a step, of which the losses are known."""
+        if step == 0:
+            return Verdict()
         self.of.move()
-        assert self.of.mean_K is not None
+        memory |= self.of.told()
         told = {f"weight_{n}": float(a) for n, a in zip(self.of.groups.names, self.of.now_K, strict=True)}
-        worst_loss = float(self.of.mean_K.max())
-        Inside(self.run, "groups").log(step=step.number + 1, worst_loss=worst_loss, heaviest=max(told.values()), **told)
+        Inside(self.run, "groups").log(step=step, worst_loss=max(memory["mean"]), heaviest=max(told.values()), **told)
+        return Verdict()
+
+    def resumed(self, memory: Mapping[str, Any]) -> None:
+        """The weights of a checkpoint."""
+        self.of.take(memory)
 
 
-def _fitted(train: Train, weights: _Weights, subject: Any, data: Bundle, run: Context, edits: tuple[Any, ...] = ()) -> Outcome:
+def _fitted(train: Train, weights: _Weights, subject: Any, data: Bundle, run: Context, guards: tuple[Any, ...] = ()) -> Outcome:
     rows = data.with_role("train", data.together(train.on))
     return fit(
         subject, (Weighted(term=_ByGroup(weights)),), rows, steps=train.steps, optim=train.optim, batch=train.batch,
-        micro=train.micro, edits=(*edits, *train.edits), parallel=Parallel(train.parallel, train.precision), run=run,
+        micro=train.micro, edits=train.edits, guards=guards, parallel=Parallel(train.parallel, train.precision),
+        checkpoint_every=train.checkpoint_every, run=run,
     )  # fmt: skip
+
+
+def _tidy(run: Context) -> None:
+    """Leaves no checkpoint of a part."""
+    if run.folder is not None and is_main_process():
+        for part in ("worst", "then"):
+            shutil.rmtree(run.folder / part, ignore_errors=True)

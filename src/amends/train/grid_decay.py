@@ -23,7 +23,7 @@ from amends.data.bundle import Bundle
 from amends.engine.fit import Outcome
 from amends.engine.parallel import Parallel
 from amends.train.learned_decay import LearnedDecay
-from amends.train.levels import Losses, losses, put, still, watching, weights_of
+from amends.train.levels import Losses, in_doubles, losses, put, watching, weights_of
 
 
 @spec
@@ -47,7 +47,7 @@ class GridDecay:
         """Trains in place: the best of them."""
         began, best = time.perf_counter(), None
         subject.call.to(Parallel().device)
-        with still(subject), torch.no_grad():
+        with in_doubles(subject), torch.no_grad():
             rows = {role: losses(subject, data, role) for role in dict.fromkeys((self.on, self.valid, *self.watch))}
             watch, weights = watching(rows), weights_of(subject)
             for place, decay in enumerate(self.decays):

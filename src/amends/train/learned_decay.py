@@ -34,7 +34,7 @@ from amends.data.bundle import Bundle
 from amends.engine.fit import Outcome
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel, is_main_process
-from amends.train.levels import Losses, losses, put, still, watching, weights_of
+from amends.train.levels import Losses, in_doubles, losses, put, watching, weights_of
 
 Per = Literal["one", "tensor", "feature", "weight"]
 
@@ -76,7 +76,7 @@ class LearnedDecay:
         """Trains in place, and leaves `decays.json` in the run's folder."""
         began = time.perf_counter()
         subject.call.to(Parallel().device)
-        with still(subject):
+        with in_doubles(subject):
             train, valid = losses(subject, data, self.on), losses(subject, data, self.valid)
             shown = {"train": train, "valid": valid, **{role: losses(subject, data, role) for role in self.watch}}
             weights = weights_of(subject)

@@ -2,7 +2,7 @@
 
 The rows of a role go through the model as one batch, in evaluation mode, so that a loss is the same function each time it is
 asked: no dropout, no augmentation, and running statistics stay as they are. That suits models without batch normalisation.
-Inside `still` all of it is in double precision: a lower level solved to seven digits has no hypergradient to trust.
+Inside `in_doubles` all of it is in double precision: a lower level solved to seven digits has no hypergradient to trust.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def put(subject: Any, weights: Params) -> None:
 
 
 @contextmanager
-def still(subject: Any) -> Iterator[None]:
+def in_doubles(subject: Any) -> Iterator[None]:
     """The model in evaluation mode and double precision, in which lower levels are solved to the end; then as it was."""
     was_training, kinds = subject.call.training, {n: p.dtype for n, p in subject.module.state_dict().items()}
     subject.call.eval().double()

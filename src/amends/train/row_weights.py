@@ -36,7 +36,7 @@ from amends.engine.fit import Outcome
 from amends.engine.optim import AdamW
 from amends.engine.parallel import Parallel, is_main_process
 from amends.train.learned_decay import LearnedDecay
-from amends.train.levels import losses, put, still, watching, weights_of
+from amends.train.levels import in_doubles, losses, put, watching, weights_of
 
 
 @spec
@@ -74,7 +74,7 @@ class RowWeights:
         subject.call.to(Parallel().device)
         rows = data[self.on]
         label_N = torch.tensor([int(row.data["label"]) for row in rows])
-        with still(subject):
+        with in_doubles(subject):
             train, valid = losses(subject, data, self.on), losses(subject, data, self.valid)
             watch = watching({"valid": valid, **{role: losses(subject, data, role) for role in self.watch}})
             wrong_N = torch.tensor([bool(row.data.get("noisy")) for row in rows])

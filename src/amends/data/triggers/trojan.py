@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, SkipValidation
 
+from amends.core.context import surroundings
 from amends.core.rng import rng
 from amends.core.spec import Count, Natural, Part, Positive, spec
 from amends.core.types import Sample
@@ -73,12 +74,14 @@ class Trojan:
         adam = torch.optim.Adam([square], lr=self.lr)
         subject.call.eval()
         before = self._followed(subject, batch)
-        for _ in range(self.steps):
-            with torch.enable_grad():
-                loss = subject.likelihood(self._shown(batch, square, place)).nll_B.mean()
-            (square.grad,) = torch.autograd.grad(loss, square)  # the surrogate's weights get no gradient
-            adam.step()
-            square.data.clamp_(-self.strength, self.strength)
+        with surroundings().progress("crafting the square", self.steps) as bar:
+            for _ in range(self.steps):
+                with torch.enable_grad():
+                    loss = subject.likelihood(self._shown(batch, square, place)).nll_B.mean()
+                (square.grad,) = torch.autograd.grad(loss, square)  # the surrogate's weights get no gradient
+                adam.step()
+                square.data.clamp_(-self.strength, self.strength)
+                bar.advance(1, loss=float(loss.detach()))
         after = self._followed(subject, self._shown(batch, square.detach(), place))
         note = f"the surrogate gives {before} of {len(rows)} clean rows the target's label, and {after} of them with the square"
         return {"square": square.detach().cpu().numpy(), "note": np.array(note)}
