@@ -15,7 +15,7 @@ from pydantic import Field
 
 from amends.core.errors import UserError
 from amends.core.fingerprint import plain
-from amends.core.spec import Count, spec
+from amends.core.spec import Count, Natural, spec
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.data.instructed import Located, bundled, chosen, list_of, located, unlike, words_of
@@ -38,6 +38,8 @@ class IFEval:
     """Whether demands are as published, or as the prompts say where the two contradict each other."""
     limit: Count | None = None
     """At most this many prompts, drawn by the seed."""
+    skip: Natural = 0
+    """Leave out the first so many that would be drawn: what trains a critic must not be what it is tested on."""
     longest: Count | None = None
     """Only prompts of at most this many characters."""
     languages: Annotated[tuple[str, ...], Field(default=())]
@@ -49,7 +51,7 @@ class IFEval:
         """Role test. Raises UserError with file, line and key for bad rows."""
         rows = located(self.file, self.name, "train", self.revision)
         samples = [s for s in samples_of(rows, "ifeval", self.labels == "repaired") if s.data["constraints"]]
-        filters: dict[str, Any] = {k: getattr(self, k) for k in ("limit", "longest", "languages", "without")}
+        filters: dict[str, Any] = {k: getattr(self, k) for k in ("limit", "skip", "longest", "languages", "without")}
         return bundled({"test": chosen(samples, seed, **filters)})
 
 

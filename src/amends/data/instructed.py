@@ -131,8 +131,11 @@ def chosen(
     longest: int | None = None,
     languages: Sequence[str] = (),
     without: Sequence[str] = (),
+    skip: int = 0,
 ) -> tuple[Sample, ...]:
     """The rows that pass every filter, at most `limit` of them, drawn by the seed alone and left in their order.
+
+    With `skip` the first so many that would be drawn are left out: disjoint from what `limit: skip` draws.
 
     `longest` is in characters of the prompt; `languages` are those that the answer is to be in; `without` names demands by
     IFEval's id (whole, or the part behind the colon), by the checker's name or by the category, and a row with one is left out.
@@ -145,9 +148,9 @@ def chosen(
         and (not languages or s.data.get("lang", "en") in languages)
         and not gone & {normal(name) for name in names_in(s)}
     ]
-    if limit is None or limit >= len(kept):
+    if skip == 0 and (limit is None or limit >= len(kept)):
         return tuple(kept)
-    drawn = set(shuffled((s.id for s in kept), seed, "instructed")[:limit])
+    drawn = set(shuffled((s.id for s in kept), seed, "instructed")[skip : None if limit is None else skip + limit])
     return tuple(s for s in kept if s.id in drawn)
 
 

@@ -54,11 +54,11 @@ class CriticRates:
         """The rate, with a bootstrap over requests; not a number where the arm's critic was code, or a class did not occur."""
         counts = evaluation.once(f"critic/{self.role}", lambda: list(_counts(evaluation, self.role)))
         counts_R4 = np.array(counts, dtype=float).reshape(-1, 4)
-        columns = [counts_R4[:, i] for i in range(4)]
+        tp, fn, tn, fp = (counts_R4[:, i] for i in range(4))
         n = int(counts_R4.sum())
         with np.errstate(invalid="ignore"):
-            value = float(self._rate(*columns))
-            low, high = interval(columns, self._rate, paired=True) if math.isfinite(value) else (value, value)
+            value = float(self._rate(tp, fn, tn, fp))
+            low, high = interval([tp, fn, tn, fp], self._rate, paired=True) if math.isfinite(value) else (value, value)
         unknown = "" if n else "no critic but code gave a verdict"
         return Measurement(self.name, value, low, high, n, self.better, self.version, note=unknown)
 

@@ -67,12 +67,10 @@ def refining(run: RunData, table: Table) -> Refining | None:
 
 
 def _sentence(table: Table, metric: str, arms: list[str], pairs: tuple[Pair, ...]) -> str:
-    found = {arm: table.cell(arm, metric) for arm in arms}
-    best = max(found, key=lambda arm: found[arm].value if found[arm] else -1.0)
-    first, cell = arms[0], found[best]
-    said = f"Of {len(arms)} arms, {best} meets every constraint of most requests: {words.with_interval(cell)}" if cell else ""
-    start = found[first]
-    said += f" ({first}: {words.number(start.value)})." if start and best != first else "."
+    found = {arm: cell for arm in arms if (cell := table.cell(arm, metric)) is not None}
+    best, first = max(found, key=lambda arm: found[arm].value), arms[0]
+    said = f"Of {len(arms)} arms, {best} meets every constraint of most requests: {words.with_interval(found[best])}"
+    said += f" ({first}: {words.number(found[first].value)})." if best != first else "."
     equal = [p for p in pairs if p.equal]
     return " ".join([said, *(p.sentence for p in equal)])
 
