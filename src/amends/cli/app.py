@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from amends.cli import audit, bench, compare, doctor, ledger, listing, refine, run, serve, sweep, unlearn
+from amends.cli import audit, bench, compare, doctor, export, ledger, listing, refine, run, serve, sweep, unlearn
 from amends.core.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("unlearn")(unlearn.unlearn)
 app.command("audit")(audit.audit)
 app.command("refine")(refine.refine)
+app.command("export")(export.export)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)

@@ -8,9 +8,8 @@ critic's quality decides).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from amends.core.spec import spec
 from amends.core.types import Better, Measurement, Role
 from amends.data.instructed import request_of
 from amends.metrics.compliance import met, records, requests_of
+from amends.metrics.confusion import What, column, rate_measurement
 from amends.metrics.evaluation import Evaluation
-from amends.metrics.stats import interval
 
 JUDGES = ("judge", "supervised", "injected")
 """Whose verdicts are no checker's."""
@@ -33,7 +32,7 @@ class CriticRates:
     needs_reference: ClassVar[bool] = False
     role: Role = "test"
     """Whose answers are looked at."""
-    what: Literal["tpr", "tnr", "balanced"] = "balanced"
+    what: What = "balanced"
     """Share of violated constraints called violated, of met ones called met, or the mean of the two."""
 
     @property
@@ -53,19 +52,8 @@ class CriticRates:
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
         """The rate, with a bootstrap over requests; not a number where the arm's critic was code, or a class did not occur."""
         counts = evaluation.once(f"critic/{self.role}", lambda: list(_counts(evaluation, self.role)))
-        counts_R4 = np.array(counts, dtype=float).reshape(-1, 4)
-        tp, fn, tn, fp = (counts_R4[:, i] for i in range(4))
-        n = int(counts_R4.sum())
-        with np.errstate(invalid="ignore"):
-            value = float(self._rate(tp, fn, tn, fp))
-            low, high = interval([tp, fn, tn, fp], self._rate, paired=True) if math.isfinite(value) else (value, value)
-        unknown = "" if n else "no critic but code gave a verdict"
-        return Measurement(self.name, value, low, high, n, self.better, self.version, note=unknown)
-
-    def _rate(self, tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray, axis: int = -1) -> np.ndarray:
-        tp, fn, tn, fp = (c.sum(axis=axis) for c in (tp, fn, tn, fp))
-        tpr, tnr = tp / (tp + fn), tn / (tn + fp)
-        return {"tpr": tpr, "tnr": tnr, "balanced": (tpr + tnr) / 2}[self.what]
+        unknown = "" if np.sum(counts) else "no critic but code gave a verdict"
+        return rate_measurement(self.name, counts, self.what, version=self.version, note=unknown)
 
 
 def _counts(evaluation: Evaluation, role: Role) -> Iterator[list[int]]:
@@ -79,9 +67,5 @@ def _counts(evaluation: Evaluation, role: Role) -> Iterator[list[int]]:
             truth = met(constraints, str(attempt["text"]), "strict") if said else {}
             for row, passed in truth.items():
                 if said.get(row) is not None:
-                    found[_column(passed, bool(said[row]))] += 1
+                    found[column(passed, bool(said[row]))] += 1
         yield found
-
-
-def _column(truth: bool, said: bool) -> int:
-    return (2 if said else 3) if truth else (1 if said else 0)
