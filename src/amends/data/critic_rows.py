@@ -1,7 +1,7 @@
 """Rows that teach a critic: was this constraint met by this answer, yes or no (DeCRIM's weak critic, arXiv 2410.06458).
 
-`amends export RUN --critic FILE` writes them, with labels that checkers made and so are exact. They are held out by *request*:
-a critic that was tested on a request it has learned from is tested on its memory. Most answers meet most constraints, so the rows
+`amends export RUN --critic FILE` writes them, with labels that checkers made and so are exact. They are held out by request:
+a critic tested on a request it has learned from is tested on its memory. Most answers meet most constraints, so the rows
 that are trained on are balanced within each category of constraint, or the category alone would tell the label.
 """
 
