@@ -57,15 +57,14 @@ def _heading(refined: Refined, attempt: Attempt) -> Text:
     source = "" if attempt.parent is None else f" from {attempt.parent}"
     before = refined.attempts[attempt.parent].text if attempt.parent is not None else ""
     edits = "" if attempt.parent is None else f", {changed(before, attempt.text):.0%} of its words changed"
-    heading = Text(f"Version {attempt.k}: {_HOW[attempt.how]}{source}{edits}; {_cost(attempt.usage)}")
-    if attempt.k == refined.best:
-        heading.append("  best", style="bold green")
-    return heading
+    heading = Text(f"Version {attempt.k}")
+    heading.append(" (best)" if attempt.k == refined.best else "", style="bold green")
+    return heading.append(f": {_HOW[attempt.how]}{source}{edits}; {_cost(attempt.usage)}")
 
 
 def _table(refined: Refined, attempt: Attempt) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
-    for column, least in (("", 2), ("constraint", 20), ("verdict", 8), ("found -> asked", 14), ("by", 5)):
+    for column, least in (("", 2), ("constraint", 12), ("verdict", 9), ("found -> asked", 12), ("by", 7)):
         table.add_column(column, overflow="fold", min_width=least)
     texts = {c.id: c.text + ("" if c.hard else " (soft)") for c in refined.request.constraints}
     for v in attempt.verdicts:

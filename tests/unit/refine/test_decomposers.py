@@ -120,9 +120,12 @@ def test_plain_words_go_to_a_checker(text: str, use: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "about 80 words", "Use 80 words.", "at most 100 words per section", "between 50 and 100 words", "a few sentences",
-        "Use at least 3 bullet points.", "three paragraphs", "Use Spanish names.", "Write like an English poet.", "Do not mention him.",
-        "Include a word of thanks.", "End with a question.", "Keep it light.", "Do not use the letter e.", "No more commas than stops.",
+        "about 80 words", "Use 80 words.", "at most 100 words per section",
+        "between 50 and 100 words", "a few sentences",
+        "Use at least 3 bullet points.", "three paragraphs", "Use Spanish names.", "Write like an English poet.",
+        "Do not mention him.",
+        "Include a word of thanks.", "End with a question.", "Keep it light.", "Do not use the letter e.",
+        "No more commas than stops.",
         "Include words that rhyme.", "Be concise.", "Use at most 20 words in the title.", "", "   ", '"', "Do not use the word",
     ],
 )  # fmt: skip

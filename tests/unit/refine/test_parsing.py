@@ -64,7 +64,8 @@ def test_a_list_that_was_cut_off_says_so() -> None:
 @pytest.mark.parametrize(
     ("raw", "passed"),
     [
-        ("Yes.", True), ("No, because it has 213 words.", False), ("yes", True), ("**No**", False), ("NO!", False), ("“Yes”", True),
+        ("Yes.", True), ("No, because it has 213 words.", False), ("yes", True), ("**No**", False), ("NO!", False),
+        ("“Yes”", True),
         ("The answer has 80 words.\nVerdict: yes", True), ("Reason: too long.\n\n**Verdict:** no", False),
         ("It does not meet it.\nFinal answer: No.", False), ("Too long.\nNo", False), ("Short enough.\nYes.", True),
         ('{"reason": "too long", "verdict": "no"}', False), ('```json\n{"satisfied": true}\n```', True),
@@ -125,7 +126,8 @@ def test_c1_is_not_c10() -> None:
 # ---------------------------------------------------------------------- any text at all
 
 PIECES = st.sampled_from(
-    ['[', ']', '{', '}', '"text": "a"', '"verdict": "yes"', "```json\n", "Verdict: ", "yes", "no", "- a\n", ",", "\n", "null", "1e999", '"c1":', "\\u"]
+    ['[', ']', '{', '}', '"text": "a"', '"verdict": "yes"', "```json\n", "Verdict: ", "yes", "no", "- a\n",
+     ",", "\n", "null", "1e999", '"c1":', "\\u"]
 )  # fmt: skip
 TREES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet="yes no1.\n", max_size=8),
