@@ -13,7 +13,8 @@ OUT = Path(__file__).with_name("methods.md")
 TITLES = {
     "terms": "Terms", "edits": "Edits", "guards": "Guards", "optim": "Optimisers", "stages": "Stages", "attacks": "Attacks",
     "auditors": "Auditors", "metrics": "Metrics", "hypergradients": "Hypergradients", "data": "Data sources",
-    "triggers": "Triggers of backdoors", "models": "Models", "clients": "Chat clients",
+    "triggers": "Triggers of backdoors", "models": "Models", "clients": "Chat clients", "checkers": "Checkers of answers",
+    "arms": "Arms", "decomposers": "Decomposers", "critics": "Critics",
 }  # fmt: skip
 
 
