@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from email.utils import formatdate
 from typing import Any
@@ -249,7 +250,13 @@ def test_no_more_calls_run_at_once_than_allowed() -> None:
     async def many(client: Client) -> list[Completion]:
         return await asyncio.gather(*(client.complete((Message("user", str(i)),), Params()) for i in range(12)))
 
-    with server(delay=0.05) as s:
+    three = threading.Barrier(3)
+
+    def script(handler: Handler, number: int) -> bool:
+        three.wait(20)  # none is answered before three are there
+        return False
+
+    with server(script) as s:
         made = asyncio.run(many(OpenAIAPI(base_url=s.base_url, model="small", concurrency=3)))
         assert [m.text for m in made] == [f"echo: {i}" for i in range(12)]
         assert s.most_at_once == 3

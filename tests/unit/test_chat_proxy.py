@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 import uvicorn
-from chat_server import Handler, chat, server
+from chat_server import Handler, server
 
 from amends.chat import proxy as proxies
 from amends.chat.client import BudgetSpent, Client, ClientError, Completion, Message, Params
 from amends.chat.clients.openai_api import OpenAIAPI
 from amends.chat.proxy import Proxy
+from amends.cli import serve as commands
+from amends.core.errors import UserError
 
 pytestmark = pytest.mark.enable_socket
 
@@ -130,17 +132,34 @@ def test_a_stream_says_the_same_in_pieces() -> None:
     assert len({e["id"] for e in found}) == 1 and len(found) == 4
 
 
-def test_a_stream_that_waits_is_kept_alive_and_may_end_in_an_error() -> None:
-    body = {"messages": HI, "stream": True}
-    with server(delay=0.3) as s:
-        with running(Proxy(behind(s.base_url), keep_alive=0.05)) as port:
-            _, text = call(port, body)
-            assert text.count(": still working\n\n") >= 2 and streamed(text) == "echo: Hi"
-        with running(Proxy(behind(s.base_url), keep_alive=0.05, timeout=0.15)) as port:
-            status, text = call(port, body)
-            assert status == 200 and events(text)[0]["error"]["code"] == 504
+@pytest.mark.parametrize("error", [None, TimeoutError(), ClientError("odd", 429)])
+def test_a_stream_that_waits_is_kept_alive_and_may_end_in_an_error(error: Exception | None) -> None:
+    """The answer comes only when the caller has seen that the stream is alive."""
+    seen = threading.Event()
+
+    async def answer(messages: Sequence[Message], params: Params, client: Client) -> Completion:
+        await asyncio.to_thread(seen.wait, 20)
+        if error is not None:
+            raise error
+        return Completion("at last")
+
+    with running(Proxy(behind("http://127.0.0.1:9/v1"), answer, keep_alive=0.02)) as port:
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        link.request("POST", "/v1/chat/completions", json.dumps({"messages": HI, "stream": True}))
+        with contextlib.closing(link), link.getresponse() as answered:
+            assert answered.status == 200 and answered.headers["Content-Type"].startswith("text/event-stream")
+            assert [answered.readline() for _ in range(4)] == [b": still working\n", b"\n"] * 2
+            seen.set()
+            text = answered.read().decode()
+    if error is None:
+        assert streamed(text) == "at last"
+    else:
+        assert events(text)[0]["error"]["code"] == (504 if isinstance(error, TimeoutError) else 429)
+
+
+def test_a_failure_before_the_stream_has_begun_has_its_own_status() -> None:
     with running(Proxy(behind("http://127.0.0.1:9/v1", model="m"))) as port:
-        assert fault(port, body)[0] == 502  # known before the stream has begun
+        assert fault(port, {"messages": HI, "stream": True})[0] == 502
 
 
 def test_the_openai_package_reads_the_stream() -> None:
@@ -273,4 +292,13 @@ def test_a_caller_that_goes_away_ends_the_work(stream: bool, keep_alive: float) 
 def test_it_listens_on_this_machine_alone_unless_told() -> None:
     assert all(map(proxies.is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(proxies.is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
-    assert chat("x")["choices"]
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--to.base_url: .*no address"):
+        commands.proxy(to="127.0.0.1:80")
+    with pytest.raises(UserError, match="no_model.gguf: no such GGUF file"):
+        commands.serve(model="no_model.gguf")
+    with server() as s, pytest.raises(UserError, match="give another one, or 0 for a free one"):
+        commands.proxy(to="http://127.0.0.1:9/v1", host="0.0.0.0", port=int(s.base_url.split(":")[2][:-3]))
+    assert "warning: listening on 0.0.0.0" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from amends.subjects.tiny import TinyLM
 
 COMMANDS = [
     "unlearn", "audit", "run", "resume", "sweep", "bench", "report", "compare", "recipes", "methods", "runs", "show", "check",
-    "doctor",
+    "serve", "proxy", "doctor",
 ]  # fmt: skip
 TINY = [
     "--profile", "smoke", "--set", "stages.ascent=", "--set", "stages.graddiff=", "--set", "stages.simnpo=", "--set",

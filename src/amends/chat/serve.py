@@ -127,32 +127,41 @@ def serving(
     It ends as well when this process dies. Raises UserError with what it said where it does not answer within `wait` seconds.
     """
     how = Serving(str(file), parallel, ctx, threads, port)
-    complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # a pipe that nobody reads would fill up
     command = [sys.executable, "-m", __name__, json.dumps(asdict(how))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True)
-    assert process.stdin and process.stdout
+    with tempfile.TemporaryFile("w+", errors="replace") as complaints:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        try:
+            url = _first_line(process, how, wait)
+            if not url:
+                process.wait()
+                complaints.seek(0)
+                raise UserError(complaints.read().strip().split("\n")[-1] or f"{file}: the server did not start")
+            _until_healthy(url, time.monotonic() + wait)
+            yield Served(url, how.model, process.pid)
+        finally:
+            _end(process)
+
+
+def _first_line(process: subprocess.Popen[str], how: Serving, wait: float) -> str:
+    """What it says first; empty where it ended without a word."""
+    first: Queue[str] = Queue()
+    out = process.stdout
+    threading.Thread(target=lambda: first.put(out.readline() if out else ""), daemon=True).start()
     try:
-        first: Queue[str] = Queue()
-        threading.Thread(target=lambda out=process.stdout: first.put(out.readline()), daemon=True).start()
-        ends = time.monotonic() + wait
-        try:
-            url = first.get(timeout=wait).strip()
-        except Empty:
-            raise UserError(f"{file}: the server did not start within {wait:g} s") from None
-        if not url:
-            process.wait()
-            complaints.seek(0)
-            raise UserError(complaints.read().strip().split("\n")[-1] or f"{file}: the server did not start")
-        _until_healthy(url, ends)
-        yield Served(url, how.model, process.pid)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout, complaints):
+        return first.get(timeout=wait).strip()
+    except Empty:
+        raise UserError(f"{how.file}: the server did not start within {wait:g} s") from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream:
             stream.close()
 
 
