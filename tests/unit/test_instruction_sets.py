@@ -124,11 +124,8 @@ class TestIFEval:
 
     def test_the_hub_has_the_same_rows(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
-        rows = [published(1, ("punctuation:no_comma", {"num_words": None, "relation": None})), published(2, WORDS)]
-        for row in rows:
-            row["kwargs"] = [
-                {"num_words": None, "relation": None, **{k: v for k, v in kw.items() if v}} for kw in row["kwargs"]
-            ]
+        gaps = {"num_words": None, "relation": None}
+        rows = [published(1, (COMMA[0], gaps)), published(2, (WORDS[0], {"num_words": 5.0, "relation": "at least"}))]
         datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "hub"))
         (one, two) = IFEval(name=str(tmp_path / "hub")).load(0)["test"]
         assert one.data["kwargs"] == [{}] and two.data["kwargs"] == [{"num_words": 5, "relation": "at least"}]
@@ -236,6 +233,14 @@ class TestFollowBench:
         assert not constraint.checker.check("Brazil trip").passed
         assert not constraint.checker.check("So: {'AI assistant': 'Brazil trip'}").passed
 
+    def test_the_file_of_mixed_kinds_names_the_kind_of_each_demand(self, tmp_path: Path) -> None:
+        names = ("mixed", "format", "format, content", "format, content, style")
+        written(tmp_path / "mixed_constraints.json", [level(n, category=name) for n, name in enumerate(names)])
+        written(tmp_path / "format_constraints.json", [level(n, category="format") for n in range(3)])
+        samples = {s.id: s for s in FollowBench(path=str(tmp_path)).load(0)["test"]}
+        assert [c["category"] for c in samples["follow-mixed-1-3"].data["constraints"]] == ["format", "content", "style"]
+        assert [c["category"] for c in samples["follow-format-1-2"].data["constraints"]] == ["format", "format"]
+
     def test_a_request_may_begin_empty(self, tmp_path: Path) -> None:
         file = written(tmp_path / "mixed_constraints.json", [level(0, instruction=""), level(1)])
         (sample,) = FollowBench(path=file).load(0)["test"]
@@ -249,12 +254,16 @@ class TestFollowBench:
             ([level(0), level(6)], r"key 'level' must be a whole number from 0 to 5"),
             ([level(0), level(1, instruction=" ")], r"key 'instruction' must be a text that is not blank"),
             ([level(0, example="one")], r"key 'example_id' must be a whole number"),  # type: ignore[arg-type]
-            ([level(1, category="example")], r"key 'target' must be a text that is not blank, not ''"),
+            ([level(0), level(1, category="")], r"key 'category' must be a text that is not blank, not ''"),
         ],
     )
     def test_what_is_wrong_is_named(self, tmp_path: Path, rows: list[Any], message: str) -> None:
         with pytest.raises(UserError, match=message):
             FollowBench(path=written(tmp_path / "style_constraints.json", rows)).load(0)
+
+    def test_an_example_without_its_form(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"example_constraints\.json:\d+: key 'target' must be a text that is not blank"):
+            FollowBench(path=written(tmp_path / "example_constraints.json", [level(1, category="example")])).load(0)
 
     def test_a_folder_without_its_files(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"holds no file \*_constraints\.json: name the folder"):

@@ -1,10 +1,11 @@
 """FollowBench (Jiang et al. 2023, arXiv 2310.20410): the same request with one demand more at each of five levels.
 
 Files `KIND_constraints.json` of its repository's `data` folder; rows have `example_id`, `category`, `source`, `level`,
-`instruction`, `target`. What a level adds is written nowhere: a judge compares its wording with the one before, which is
-what the constraints here say. A row of level n has n of them, so that the paper's HSR is `all_pass` and its SSR the mean of
-the rows' `constraint_rate`; CSL, consecutive levels, follows from `group` and `level`. The kind `example` is different: its
-levels make the examples in the prompt more confusing, and code decides whether the answer has the form of theirs.
+`instruction`, `target`. In the file `mixed` the category lists the kind of each demand so far, so the file's name is what
+tells kinds apart. What a level adds is written nowhere: a judge compares its wording with the one before, which is what the
+constraints here say. A row of level n has n of them, so that the paper's HSR is `all_pass` and its SSR the mean of the rows'
+`constraint_rate`; CSL, consecutive levels, follows from `group` and `level`. The kind `example` is different: its levels
+make the examples in the prompt more confusing, and code decides whether the answer has the form of theirs.
 
 Not carried over: the code that decides rows of some sources (a summary's words, a sum in dollars) against `target`, which is
 kept in the sample.
@@ -51,7 +52,7 @@ class FollowBench:
         rows: dict[Key, Located] = {}
         for file in files_of(resolve(self.path), "*_constraints.json"):
             for where, row in located(str(file), "", ""):
-                key = _key(row, where)
+                key = _key(file.stem.removesuffix("_constraints"), row, where)
                 if key in rows:
                     raise UserError(f"{where}: level {key[2]} of example {key[1]} stands at {rows[key][0]} too: remove one")
                 rows[key] = (where, row)
@@ -61,13 +62,13 @@ class FollowBench:
         return bundled({"test": chosen(samples, seed, limit=self.limit, longest=self.longest)})
 
 
-def _key(row: Mapping[str, Any], where: str) -> Key:
+def _key(kind: str, row: Mapping[str, Any], where: str) -> Key:
     for key, most in (("example_id", None), ("level", LEVELS[-1])):
         value = row.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0 or (most is not None and value > most):
             bound = "a whole number" if most is None else f"a whole number from 0 to {most}"
             raise UserError(f"{where}: key '{key}' must be {bound}: mend or remove the row")
-    return words_of(row, "category", where), str(row["example_id"]), row["level"]
+    return kind, str(row["example_id"]), row["level"]
 
 
 def _sample(key: Key, rows: Mapping[Key, Located]) -> Sample:
@@ -87,8 +88,10 @@ def _steps(key: Key, rows: Mapping[Key, Located]) -> list[dict[str, Any]]:
     if missing is not None:
         raise UserError(f"{rows[key][0]}: level {missing} of example {example} is missing: use the file as published")
     texts = [str(rows[kind, example, n][1].get("instruction") or "") for n in range(level + 1)]
-    pairs = enumerate(pairwise(texts), 1)
-    return [{"id": f"level{n}", "text": _added(before, now), "category": kind} for n, (before, now) in pairs]
+    parts = [part.strip() for part in words_of(rows[key][1], "category", rows[key][0]).split(",")]
+    kinds = parts if len(parts) == level else [parts[0]] * level
+    steps = zip(pairwise(texts), kinds, strict=True)
+    return [{"id": f"level{n}", "text": _added(*pair), "category": name} for n, (pair, name) in enumerate(steps, 1)]
 
 
 def _added(before: str, now: str) -> str:

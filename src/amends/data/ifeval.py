@@ -70,7 +70,7 @@ def _sample(row: Mapping[str, Any], where: str, prefix: str, repaired: bool) -> 
     settings = list_of(row, "kwargs", where, Mapping, "objects, one for each instruction")
     if len(ids) != len(settings) or not ids:
         raise UserError(f"{where}: {len(ids)} ids in 'instruction_id_list' and {len(settings)} objects in 'kwargs': pair them")
-    kwargs = [{k: v for k, v in given.items() if v is not None} for given in settings]
+    kwargs = [{k: _whole(v) for k, v in given.items() if v is not None} for given in settings]
     pairs = enumerate(zip(ids, kwargs, strict=True), 1)
     constraints = [{"id": f"c{i}", "instruction": name, "kwargs": given, "of": prefix} for i, (name, given) in pairs]
     if repaired:
@@ -79,6 +79,11 @@ def _sample(row: Mapping[str, Any], where: str, prefix: str, repaired: bool) -> 
                  and "language" in given), "en")  # fmt: skip
     data = {"prompt": prompt, "constraints": constraints, "lang": lang}
     return Sample(f"{prefix}-{key}", {**data, "key": key, "instruction_id_list": ids, "kwargs": kwargs})
+
+
+def _whole(value: Any) -> Any:
+    """A column of numbers with gaps comes from the hub as floats; a count is a whole number again."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _repaired(row: Mapping[str, Any]) -> list[dict[str, Any]]:
