@@ -20,6 +20,7 @@ import numpy as np
 
 from amends.chat.client import Client, Usage
 from amends.constraints.constraint import Constraint, Request, Verdict
+from amends.constraints.looked import look
 from amends.core.rng import stream_seed
 
 RESAMPLES = 1000
@@ -140,7 +141,7 @@ async def calibrated(critic: _Asked, cases: Iterable[Case], client: Client, *, h
         said, cost = await critic.verdicts(request, text, shown, client)
         usage = usage + cost
         by_id = {v.constraint: v.passed for v in said}
-        pairs += [Pair(request.id, c.category, c.checker.check(text).passed, by_id.get(c.id)) for c in known]
+        pairs += [Pair(request.id, c.category, look(c.checker, text).passed, by_id.get(c.id)) for c in known]
     return calibration(pairs, usage)
 
 

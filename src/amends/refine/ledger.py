@@ -102,6 +102,8 @@ def _verdict(refined: Refined) -> str:
 
 
 def _cost(usage: Usage) -> str:
+    if usage == Usage():
+        return "at no cost"
     calls = f"{usage.calls} call{'' if usage.calls == 1 else 's'}"
     return f"{calls}, {usage.prompt_tokens} tokens read, {usage.new_tokens} written, {usage.seconds:.1f} s"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amends.constraints.constraint import Constraint
+from amends.constraints.looked import look
 
 
 def repaired(text: str, broken: Sequence[Constraint], constraints: Sequence[Constraint]) -> str | None:
@@ -26,4 +27,4 @@ def repaired(text: str, broken: Sequence[Constraint], constraints: Sequence[Cons
 
 def failing_ids(text: str, constraints: Sequence[Constraint]) -> frozenset[str]:
     """The verifiable constraints that the text breaks."""
-    return frozenset(c.id for c in constraints if c.verifiable and not c.checker.check(text).passed)
+    return frozenset(c.id for c in constraints if c.verifiable and not look(c.checker, text).passed)

@@ -65,6 +65,8 @@ _SEVERAL = r'(?P<many>"[^"]+"(?:(?:,| and| or|, and|, or) "[^"]+")*)'
 _WORD = r"(?:the )?(?:exact )?(?:key)?(?:word|words|keywords|term|terms|phrase|phrases|name)"
 _LINE = r"(?:the )?(?:exact )?(?:word|words|phrase|sentence|line|text)?\s*:?\s*"
 
+LONGEST = 300
+"""Characters of a constraint that are looked at; a longer one is not plain."""
 Use = dict[str, Any]
 
 
@@ -88,7 +90,7 @@ def plain(text: str) -> tuple[Use, str] | None:
     >>> plain("Write about 80 words.") is None
     True
     """
-    said = _normal(text)
+    said = _normal(text) if len(text) <= LONGEST else ""
     for rule in (_counted, _bullets, _times, _marks, _keywords, _ends, _language):
         if found := rule(said):
             return found

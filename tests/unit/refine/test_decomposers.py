@@ -6,6 +6,7 @@ import json
 
 import pytest
 from refine_world import OVEN, SHORT, Nobody, Scripted, request, run
+from routed_sentences import USES
 
 from amends.refine.decomposers.asked import Asked, decompose_messages
 from amends.refine.decomposers.gold import Gold
@@ -86,32 +87,7 @@ def test_the_examples_hold_a_request_without_constraints_and_their_own_quantitie
 # ---------------------------------------------------------------------- routing
 
 
-@pytest.mark.parametrize(
-    ("text", "use"),
-    [
-        ("Use under 80 words.", {"use": "number_words", "num_words": 80, "relation": "less than"}),
-        ("The answer must have at most twenty-five words", {"use": "number_words", "num_words": 25, "relation": "at most"}),
-        ("100 words or fewer", {"use": "number_words", "num_words": 100, "relation": "at most"}),
-        ("more than 1,000 words", {"use": "number_words", "num_words": 1001, "relation": "at least"}),
-        ("Answer in one sentence.", {"use": "number_sentences", "num_sentences": 1, "relation": "exactly"}),
-        ("Use three bullet points.", {"use": "number_bullet_lists", "num_bullets": 3}),
-        ("Do not use any commas.", {"use": "no_comma"}),
-        ("Write in all lowercase letters.", {"use": "english_lowercase"}),
-        ("Answer in capital letters only.", {"use": "english_capital"}),
-        ("Your response should be in Spanish.", {"use": "response_language", "language": "es"}),
-        ("Include the word “Oven”.", {"use": "mentions", "words": ["Oven"], "how": "all"}),
-        ("Mention 'salt' and 'pepper'", {"use": "mentions", "words": ["salt", "pepper"], "how": "all"}),
-        ('Mention "salt" or "pepper"', {"use": "mentions", "words": ["salt", "pepper"], "how": "any"}),
-        ("Do not use the word rose.", {"use": "forbidden_words", "forbidden_words": ["rose"]}),
-        ('The word "rock" should appear at least three times.',
-         {"use": "keyword_frequency", "keyword": "rock", "frequency": 3, "relation": "at least"}),
-        ("Return valid JSON only.", {"use": "json_format"}),
-        ('Begin with "Dear Ann,"', {"use": "starts_with", "start": "Dear Ann,"}),
-        ('Close with the line "See you."', {"use": "end_checker", "end_phrase": "See you."}),
-        ("Add a postscript starting with P.S.", {"use": "postscript", "marker": "P.S."}),
-        ("Include a title wrapped in double angular brackets, such as <<x>>", {"use": "title"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "use"), USES.items())
 def test_plain_words_go_to_a_checker(text: str, use: dict[str, object]) -> None:
     found = plain(text)
     assert found is not None and found[0] == use

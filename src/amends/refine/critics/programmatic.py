@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from amends.chat.client import Client, Usage
 from amends.constraints.constraint import Constraint, Request, Verdict
+from amends.constraints.looked import look
 from amends.core.spec import spec
 from amends.refine.calibration import Calibration, Case, calibrated
 
@@ -26,8 +27,8 @@ class Programmatic:
 
 
 def checked(text: str, constraints: Sequence[Constraint]) -> tuple[Verdict, ...]:
-    """The checkers' verdicts, in the order of the constraints."""
+    """The checkers' verdicts, in the order of the constraints; an empty answer meets none."""
     return tuple(
-        Verdict.of(c, c.checker.check(text)) if c.verifiable else Verdict(c.id, None, "checker", "no code decides it")
+        Verdict.of(c, look(c.checker, text)) if c.verifiable else Verdict(c.id, None, "checker", "no code decides it")
         for c in constraints
     )
