@@ -215,7 +215,7 @@ def test_a_pattern_that_backtracks_for_ever_is_given_up(monkeypatch: pytest.Monk
     "text", ["[" * 50_000, "<<" * 20_000, "\n" * 50_000, "*\n" * 20_000, "- " * 20_000, "[[" * 9_000 + "{"]
 )
 def test_long_texts_of_one_sign_take_no_time_in_the_square_of_their_length(text: str) -> None:
-    """Published patterns read to the end of the text from every line or bracket; here this test would not end with them."""
+    """Published patterns read to the end of the text from every line or bracket: the square of this time."""
     for use, *_ in HAND:
         if use["use"] not in ("number_sentences", "capital_word_frequency"):
             build_use("checkers", use, "c").check(text)
