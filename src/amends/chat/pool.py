@@ -80,35 +80,15 @@ async def mapped(
     """
     if book is not None and (keys is None or len(keys) != len(items)):
         raise ValueError("a book needs one key for each item")
-    known = book.read() if book is not None else {}
+    state = _State(work, items, keys if book is not None else None, book, book.read() if book is not None else {})
     outcomes: list[Outcome[R]] = [Outcome() for _ in items]
-    spent: list[BudgetSpent] = []
     waiting = iter(range(len(items)))
-
-    def ended(i: int, outcome: Outcome[R]) -> None:
-        outcomes[i] = outcome
-        if done is not None:
-            done(i, outcome)
-
-    async def one(i: int) -> Outcome[R]:
-        if spent:
-            return Outcome(error=spent[0])
-        try:
-            value = await work(items[i])
-        except ClientError as error:
-            return Outcome(error=error)
-        except BudgetSpent as error:
-            spent.append(error)
-            return Outcome(error=error)
-        if book is not None and keys is not None and keys[i] not in known:
-            known[keys[i]] = value
-            book.add(keys[i], value)
-        return Outcome(value)
 
     async def worker() -> None:
         for i in waiting:  # shared: each index goes to one worker
-            key = keys[i] if book is not None and keys is not None else None
-            ended(i, Outcome(known[key], resumed=True) if key is not None and key in known else await one(i))
+            outcomes[i] = await state.one(i)
+            if done is not None:
+                done(i, outcomes[i])
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -117,3 +97,34 @@ async def mapped(
     except BaseExceptionGroup as several:  # the first says it all; a UserError stays one sentence
         raise several.exceptions[0] from None
     return outcomes
+
+
+@dataclass
+class _State(Generic[T, R]):
+    """What the workers of one map share."""
+
+    work: Callable[[T], Awaitable[R]]
+    items: Sequence[T]
+    keys: Sequence[str] | None
+    book: Book[R] | None
+    known: dict[str, R]
+    spent: BudgetSpent | None = None
+
+    async def one(self, i: int) -> Outcome[R]:
+        """The outcome of an item; what is done already, or cannot be paid for, is not begun."""
+        key = self.keys[i] if self.keys is not None else None
+        if key is not None and key in self.known:
+            return Outcome(self.known[key], resumed=True)
+        if self.spent is not None:
+            return Outcome(error=self.spent)
+        try:
+            value = await self.work(self.items[i])
+        except ClientError as error:
+            return Outcome(error=error)
+        except BudgetSpent as error:
+            self.spent = error
+            return Outcome(error=error)
+        if key is not None and self.book is not None and key not in self.known:
+            self.known[key] = value
+            self.book.add(key, value)
+        return Outcome(value)
