@@ -13,7 +13,7 @@ OUT = Path(__file__).with_name("methods.md")
 TITLES = {
     "terms": "Terms", "edits": "Edits", "guards": "Guards", "optim": "Optimisers", "stages": "Stages", "attacks": "Attacks",
     "auditors": "Auditors", "metrics": "Metrics", "hypergradients": "Hypergradients", "data": "Data sources",
-    "triggers": "Triggers of backdoors", "models": "Models",
+    "triggers": "Triggers of backdoors", "models": "Models", "checkers": "Checkers of answers",
 }  # fmt: skip
 
 

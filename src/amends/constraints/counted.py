@@ -58,10 +58,10 @@ def quoted(words: Iterable[str]) -> str:
 
 
 def kept(checker: Checker, text: str, *candidates: str | None) -> str | None:
-    """The first of the text and its repairs that the checker passes; there is none of a blank text, which has to be written."""
+    """The first of the text and its repairs that the checker passes; a blank text has none, since somebody has to write one."""
     if not text.strip():
         return None
-    return next((t for t in (text, *candidates) if t is not None and checker.check(t).passed), None)
+    return next((t for t in (text, *candidates) if t is not None and t.strip() and checker.check(t).passed), None)
 
 
 def number_of(count: int, unit: tuple[str, str]) -> str:

@@ -27,6 +27,8 @@ NEEDS_DATA = {
     "words:start_verb": ("taggers/averaged_perceptron_tagger_eng", "averaged_perceptron_tagger_eng"),
 }
 """Types that need data of NLTK: where they are looked for, and what they are called."""
+_FROM_ONE = frozenset({"n", "m", "n_start", "n_end"})
+"""Keywords of which published code takes a 0 for a wish to draw."""
 _LOADING = threading.Lock()
 
 
@@ -98,9 +100,9 @@ def prepared(kind: str, kwargs: Mapping[str, Any], benchmark: str = "ifbench") -
     missing = [key for key in known if key not in given]
     if missing:
         raise UserError(f"kwargs: {kind} needs {', '.join(missing)}, and none is drawn at random")
-    negative = [key for key, value in given.items() if isinstance(value, (int, float)) and value < 0]
-    if negative:
-        raise UserError(f"kwargs.{negative[0]}: {kind} counts from 0, got {given[negative[0]]}")
+    for key, value in given.items():
+        if value == "" or (isinstance(value, (int, float)) and (value < 0 or (value == 0 and key in _FROM_ONE))):
+            raise UserError(f"kwargs.{key}: published code draws at random in place of {value!r}; give another value")
     _data_for(kind)
     checker.build_description(**given)
     return checker

@@ -125,7 +125,9 @@ def _titles(text: str) -> list[Span]:
     return spans
 
 
-_HEADING = re.compile(r"\A\s*(?:#+\s*(?P<hash>[^\n]+?)\s*#*|\*\*(?P<bold>[^\n*]+)\*\*|(?P<plain>[^\n]{1,80}))[^\S\n]*(?=\n)")
+_HEADING = re.compile(
+    r"\A\s*(?:#+[^\S\n]*(?P<hash>[^\n]+?)[^\S\n]*#*|\*\*(?P<bold>[^\n*]+)\*\*|(?P<plain>[^\n]{1,80}))[^\S\n]*(?=\n)"
+)
 
 
 @spec
