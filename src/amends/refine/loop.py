@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amends.chat.client import BudgetSpent, Client, ClientError, Usage
+from amends.constraints import conflicts
 from amends.constraints.constraint import Constraint, Request, Verdict
 from amends.core.errors import UserError
 from amends.refine.asking import Asked, ask, cause, respond
@@ -101,6 +102,7 @@ class _Loop:
             return "budget" if isinstance(error, BudgetSpent) else "client_error"
         self._spend(usage, *notes)
         self.request = replace(self.request, constraints=tuple(constraints))
+        self.notes += conflicts.notes(constraints, self.request.prompt)
         return None
 
     def _done(self, parent: Attempt) -> StopReason | None:

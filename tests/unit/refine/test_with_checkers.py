@@ -68,3 +68,10 @@ def test_orders_inside_an_answer_move_no_checker() -> None:
 def test_asked_routes_by_default() -> None:
     constraints, _, _ = run(Asked().decompose(request(prompt=PROMPT), Scripted(decompose=LISTED)))
     assert [c.category for c in constraints] == ["length", "exclusion", "language", "content", ""]
+
+
+def test_constraints_that_cannot_both_hold_are_noted_before_anything_is_rewritten() -> None:
+    listed = json.dumps(["Use at most 12 words.", "Use at least 15 words."])
+    client = Scripted(respond=FIRST, decompose=listed)
+    refined = run(DeCRIM(critic=Programmatic(), rounds=0).answer(request(prompt="At most 12 words, at least 15."), client))
+    assert any("cannot both hold" in note for note in refined.notes)
