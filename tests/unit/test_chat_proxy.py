@@ -16,14 +16,20 @@ from typing import Any
 
 import pytest
 import uvicorn
-from chat_server import Handler, server
+from chat_server import Handler, chat, server
 
 from amends.chat import proxy as proxies
 from amends.chat.client import BudgetSpent, Client, ClientError, Completion, Message, Params
 from amends.chat.clients.openai_api import OpenAIAPI
 from amends.chat.proxy import Proxy
 from amends.cli import serve as commands
+from amends.constraints.checkers.cases import NoComma
+from amends.constraints.constraint import Constraint
 from amends.core.errors import UserError
+from amends.refine.arms.decrim import DeCRIM
+from amends.refine.critics.programmatic import Programmatic
+from amends.refine.decomposers.gold import Gold
+from amends.refine.in_front import Looped
 
 pytestmark = pytest.mark.enable_socket
 
@@ -296,9 +302,49 @@ def test_it_listens_on_this_machine_alone_unless_told() -> None:
 
 def test_mistakes_on_the_command_line_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--to.base_url: .*no address"):
-        commands.proxy(to="127.0.0.1:80")
+        commands.proxy(to="127.0.0.1:80", plain=True)
     with pytest.raises(UserError, match="no_model.gguf: no such GGUF file"):
         commands.serve(model="no_model.gguf")
     with server() as s, pytest.raises(UserError, match="give another one, or 0 for a free one"):
         commands.proxy(to="http://127.0.0.1:9/v1", host="0.0.0.0", port=int(s.base_url.split(":")[2][:-3]))
     assert "warning: listening on 0.0.0.0" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- the loop in front
+
+
+def obedient(handler: Handler, number: int) -> bool:
+    """Writes a comma, until a message tells it not to."""
+    said = " ".join(m["content"] for m in handler.state.seen[number - 1]["messages"])
+    handler.answer(200, chat("a b" if "comma" in said else "a, b"))
+    return True
+
+
+def test_the_loop_in_front_mends_answers_and_keeps_the_conversation() -> None:
+    arm = DeCRIM(decomposer=Gold(), critic=Programmatic(), repair=False, rounds=2)
+    looped = Looped(arm, (Constraint(id="c1", text="No commas.", checker=NoComma()),))
+    talk = [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "One."}, {"role": "user", "content": "And then?"},
+    ]  # fmt: skip
+    with server(obedient) as s, running(Proxy(behind(s.base_url, model="small"), answer=looped)) as port:
+        status, text = call(port, {"model": "small", "messages": talk})
+        assert status == 200 and json.loads(text)["choices"][0]["message"]["content"] == "a b"
+        assert json.loads(text)["usage"]["completion_tokens"] == 6  # of both calls
+        assert len(s.seen) == 2
+        for body in s.seen:
+            roles = [m["role"] for m in body["messages"]]
+            assert roles[:3] == ["system", "user", "assistant"] and roles.count("system") == 1
+            assert body["messages"][0]["content"].startswith("Be brief.")
+        assert streamed(call(port, {"model": "small", "messages": talk, "stream": True})[1]) == "a b"
+
+
+def test_a_loop_without_any_answer_is_an_error_of_the_server_behind() -> None:
+    def broken(handler: Handler, number: int) -> bool:
+        handler.answer(500, {"error": {"message": "out of order"}})
+        return True
+
+    arm = DeCRIM(decomposer=Gold(), critic=Programmatic(), rounds=1)
+    with server(broken) as s, running(Proxy(behind(s.base_url, model="small"), answer=Looped(arm))) as port:
+        status, said = fault(port, {"model": "small", "messages": HI})
+        assert status >= 500 and "out of order" in said

@@ -63,7 +63,7 @@ def refine(
         raise UserError("refine: nothing is asked: give a prompt, `-` to read it from standard input, or a sheet with a prompt")
     request = Request("prompt", asked, given.constraints if given else (), *((given.task, given.context) if given else ()))
     arm = DeCRIM(
-        decomposer=Gold() if given else Asked(), critic=_critic(critic, judge, cache), rounds=rounds, repair=repair,
+        decomposer=Gold() if given else Asked(), critic=critic_called(critic, judge, cache), rounds=rounds, repair=repair,
         max_calls=calls, params=_params(max_tokens, seed),
     )  # fmt: skip
     client = _client(model, name, cache, "--model")
@@ -108,7 +108,8 @@ def _params(max_tokens: int, seed: int) -> Any:
     return Params(max_tokens=max_tokens, seed=seed)
 
 
-def _critic(name: str, judge: str | None, cache: Path | None) -> Any:
+def critic_called(name: str, judge: str | None, cache: Path | None) -> Any:
+    """The critic of a name on the command line; `judge` is another model than the one that answers."""
     from amends.refine.critics.judge import Judge
     from amends.refine.critics.mixed import Mixed
     from amends.refine.critics.programmatic import Programmatic

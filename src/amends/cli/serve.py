@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from amends.refine.in_front import Looped
 
 Gguf = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .gguf file, or `packaged`: SmolLM2-135M-Instruct from a package.")
@@ -41,14 +44,20 @@ def serve(
 def proxy(
     to: Annotated[str, typer.Option("--to", metavar="URL", help="The server behind, such as http://127.0.0.1:8080/v1.")],
     model: Annotated[str | None, typer.Option(help="Its model, where a request names none.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Constraints for every request; else each one's own are found.")] = None,
+    critic: Annotated[
+        Literal["mixed", "self", "programmatic"], typer.Option(help="Who looks: code and the model, the model, code alone.")
+    ] = "mixed",
+    rounds: Annotated[int, typer.Option(min=0, help="Rewrites at most.")] = 3,
+    plain: Annotated[bool, typer.Option("--plain", help="Pass everything on as it is.")] = False,
     host: Annotated[str, typer.Option(help="Where to listen; anything but this machine lets others in.")] = "127.0.0.1",
     port: Port = 8081,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one request may take in all.")] = 300.0,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls of the server behind at once, at most.")] = 8,
 ) -> None:
-    """Stand in front of a server of OpenAI's protocol; callers' keys are passed on to it and kept nowhere."""
+    """Stand in front of a server of OpenAI's protocol and mend its answers; callers' keys are passed on and kept nowhere."""
     from amends.chat.clients.openai_api import OpenAIAPI
-    from amends.chat.proxy import Proxy, is_loopback, run
+    from amends.chat.proxy import Proxy, is_loopback, pass_on, run
     from amends.core.spec import build
     from amends.runs import console
 
@@ -60,6 +69,25 @@ def proxy(
     def said(url: str) -> None:
         console.out(url)
         sys.stdout.flush()
-        console.say(f"  in front of {behind.address}; stop it with Ctrl-C")
+        how = "passing everything on" if plain else f"mending answers in up to {rounds} rounds"
+        console.say(f"  in front of {behind.address}, {how}; stop it with Ctrl-C")
 
-    run(Proxy(behind, timeout=timeout), host, port, said)
+    answer = pass_on if plain else _looped(sheet, critic, rounds, timeout)
+    run(Proxy(behind, answer=answer, timeout=timeout), host, port, said)
+
+
+def _looped(sheet: Path | None, critic: str, rounds: int, timeout: float) -> Looped:
+    """The loop that stands in front; nine tenths of the time are its own, so that what it has is handed over before the end."""
+    from amends.cli.refine import critic_called
+    from amends.constraints.sheet import load
+    from amends.refine.arms.decrim import DeCRIM
+    from amends.refine.decomposers.asked import Asked
+    from amends.refine.decomposers.gold import Gold
+    from amends.refine.in_front import Looped
+
+    constraints = load(sheet).constraints if sheet is not None else ()
+    arm = DeCRIM(
+        decomposer=Gold() if sheet is not None else Asked(), critic=critic_called(critic, None, None), rounds=rounds,
+        max_seconds=0.9 * timeout,
+    )  # fmt: skip
+    return Looped(arm, constraints)
