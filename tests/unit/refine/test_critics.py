@@ -254,3 +254,9 @@ def test_a_critic_worse_than_chance_is_switched_off_in_the_loop() -> None:
     assert mended(client, calibration=useless) == {"short": True, "kind": None} and client.count("judge") == 0
     assert mended(client, calibration=useless, switch_off=False) == {"short": True, "kind": False}
     assert mended(client) == {"short": True, "kind": False}
+
+
+def test_a_critic_of_which_little_is_known_is_not_condemned() -> None:
+    few = [Pair("a", "", False, False), Pair("b", "", False, True), Pair("c", "", True, True), Pair("d", "", True, True)]
+    found = rates(few)
+    assert found.balanced.low <= 0.5 < found.balanced.value and not found.warning

@@ -16,7 +16,8 @@ from amends.refine.critics.mixed import Mixed
 from amends.refine.critics.programmatic import Programmatic
 from amends.refine.decomposers.gold import Gold
 from amends.refine.loop import refine, run_loop
-from amends.refine.parts import Refined
+from amends.refine.parts import Attempt, Refined
+from amends.refine.scoring import score
 
 LONG = "one two three four five six seven eight"
 
@@ -306,3 +307,11 @@ def test_a_decomposer_that_fails_leaves_the_first_answer() -> None:
 
     done = mended(request(), Scripted(respond="yes"), decomposer=Dead())
     assert (done.stopped, done.text) == ("client_error", "yes")
+
+
+def test_of_versions_that_meet_as_much_the_one_that_violates_less_is_better() -> None:
+    by_id = {"short": SHORT, "oven": OVEN}
+    met = Verdict("short", True, "judge")
+    unknown = Attempt(1, "a", (met, Verdict("oven", None, "judge")))
+    broken = Attempt(0, "a", (met, Verdict("oven", False, "judge")))
+    assert score(unknown, by_id, "a") > score(broken, by_id, "a")
