@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bench_world import Amends
 from chat_server import Handler, Server, chat, server
+from scipy import stats
 
 from amends.chat import openai_wire as wire
 from amends.chat.client import Usage
@@ -18,6 +19,7 @@ from amends.constraints.checkers.cases import NoComma
 from amends.constraints.checkers.words import KeywordExistence
 from amends.constraints.constraint import Constraint, Verdict
 from amends.core.errors import UserError
+from amends.core.paired import mcnemar
 from amends.core.types import Sample
 from amends.data.bundle import Bundle
 from amends.metrics.all_pass import AllPass
@@ -26,7 +28,7 @@ from amends.metrics.compliance import met
 from amends.metrics.constraint_rate import ConstraintRate
 from amends.metrics.critic_rates import CriticRates
 from amends.metrics.evaluation import Evaluation
-from amends.metrics.gain import Gain, mcnemar
+from amends.metrics.gain import Gain
 from amends.metrics.spent import Spent, SpentPerGain
 from amends.refine.parts import Attempt, Refined
 from amends.refine.saved import to_json
@@ -122,6 +124,8 @@ def test_a_critic_is_measured_on_every_version_that_it_judged_and_on_no_other() 
 def test_mcnemar_is_a_fair_coin_on_the_requests_that_differ() -> None:
     assert mcnemar(5, 0) == pytest.approx(2 / 32) and mcnemar(3, 3) == 1.0
     assert mcnemar(8, 1) == pytest.approx(2 * (1 + 9) / 2**9)
+    for won, lost in ((0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 380)):
+        assert mcnemar(won, lost) == pytest.approx(stats.binomtest(won, max(won + lost, 0)).pvalue if won + lost else 1.0)
 
 
 def test_rows_that_nobody_answered_and_rows_without_checkers_are_said() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from scipy import stats
 
 from amends.core.errors import UserError
+from amends.core.paired import mcnemar
 from amends.core.spec import spec
 from amends.core.types import Better, Measurement, Role
 from amends.metrics.compliance import How, table
@@ -57,12 +57,3 @@ class Gain:
             self.name, float(values.mean()), low, high, len(values), self.better, self.version,
             note=f"{won} gained, {lost} lost, McNemar p = {mcnemar(won, lost):.2g}", scores=scores,
         )  # fmt: skip
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """The exact two-sided p-value of `won` against `lost` discordant pairs; 1 where there are none.
-
-    >>> round(mcnemar(8, 1), 4), mcnemar(0, 0), mcnemar(2, 2)
-    (0.0391, 1.0, 1.0)
-    """
-    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
+from amends.core.paired import mcnemar
 from amends.report import words
 from amends.report.load import RunData
 from amends.report.table import Table
@@ -89,8 +88,7 @@ def _pair(scores: Mapping[str, Mapping[Any, float]], arm: str, other: str, equal
         return None
     gaps = [own[row] - theirs[row] for row in both]
     won, lost = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
-    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return Pair(arm, other, equal, sum(gaps) / len(gaps), won, lost, p)
+    return Pair(arm, other, equal, sum(gaps) / len(gaps), won, lost, mcnemar(won, lost))
 
 
 def _scores(run: RunData, arm: str, metric: str) -> dict[tuple[int, str], float]:
