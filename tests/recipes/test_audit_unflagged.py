@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from pictured import World, command, read
 
+from amends.core import catalog
+
 AUDITOR = '''
 """Flags some rows, except on the seeds that it is told."""
 from typing import Any, ClassVar
@@ -53,6 +55,12 @@ TREE: dict[str, Any] = {
     ],
 }  # fmt: skip
 SAID = "nothing was flagged, so nothing is forgotten"
+
+
+@pytest.fixture(autouse=True)
+def nothing_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin belongs to the print of the code, so that none may stay behind for the tests that come after."""
+    monkeypatch.setattr(catalog, "_added", {})
 
 
 def run(tmp_path: Path, silent: list[int], seeds: list[int], **changes: Any) -> Path:
