@@ -48,13 +48,21 @@ class CriticRows:
         train = [s for s in unique if s.data["request"] not in held]
         train = balanced(train, seed) if self.balance else train
         if self.limit is not None:
-            train = _drawn(train, self.limit, seed)
+            train = self._fewer(train, self.limit, seed)
         lacking = [label for label in LABELS if not any(s.data["answer"] == label for s in train)]
         if lacking:
             raise UserError(f"{path}: no row to train on is labelled '{lacking[0]}': a critic needs answers of both kinds")
         roles = {"train": tuple(train), "test": tuple(s for s in unique if s.data["request"] in held)}
         notes = (f"{len(requests) - len(held)} requests to learn from, {len(held)} held out",)
         return Bundle({role: found for role, found in roles.items() if found}, notes=notes)
+
+    def _fewer(self, train: list[Sample], limit: int, seed: int) -> list[Sample]:
+        """At most so many rows, half of each label where they are balanced."""
+        if not self.balance:
+            return _drawn(train, limit, seed)
+        halves = [_drawn([s for s in train if s.data["answer"] == label], limit // 2, seed) for label in LABELS]
+        stay = {s.id for half in halves for s in half}
+        return [s for s in train if s.id in stay]
 
 
 def balanced(samples: Sequence[Sample], seed: int) -> list[Sample]:
