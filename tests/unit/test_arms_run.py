@@ -228,6 +228,7 @@ def test_a_run_compares_arms_at_equal_calls_and_a_second_one_asks_nothing(amends
     assert said is not None and said.pairs[0].arm == "decrim" and said.pairs[0].equal
     assert "decrim is better than single at its own cost: +100.0 points" in said.pairs[1].sentence
     assert dict(said.ends)["decrim"] == (("all pass", 6),)
+    assert {s.name: s.method for s in run.stages}["best-of"] == "BestOf with Programmatic, as many calls as decrim"
     page = (first / "report.html").read_text()
     assert "Arm against arm" in page and "unlearning report" not in page
 

@@ -134,7 +134,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("date", str(run.manifest.get("started") or "").replace("T", " ").removesuffix("Z")),
         ("took", words.seconds(_seconds(run))),
         ("seeds", f"{len(run.seeds)} ({seeds})" if seeds else ""),
-        ("model", f"{words.count(max(sizes))} parameters" if sizes else ""),
+        ("model", f"{words.count(max(sizes))} parameters" if any(sizes) else ""),
         ("rows", rows),
         ("device", str(run.manifest.get("device") or "")),
     ]

@@ -13,11 +13,22 @@ from amends.runs.stages import Done
 def describe_method(stage: StageEntry) -> str:
     """`npo + 1 x nll`: what a stage does, for tables."""
     objective = getattr(stage.maker, "objective", None)
+    if hasattr(stage.maker, "by"):
+        return _arm(stage)
     if objective is None:
         on = getattr(stage.maker, "on", None)
         return f"{stage.use} on {' + '.join(on)}" if on else stage.use
     text = " + ".join(f"{w.weight:g} x {type(w.term).__name__} ({w.term.role})" for w in objective)
     return text + (" with LoRA" if getattr(stage.maker, "lora", None) else "")
+
+
+def _arm(stage: StageEntry) -> str:
+    """`DeCRIM with Judge, up to 3 rounds`: how the requests are answered."""
+    arm = stage.maker.by
+    critic, rounds = getattr(arm, "critic", None), getattr(arm, "rounds", None)
+    said = type(arm).__name__ + (f" with {type(critic).__name__}" if critic is not None else "")
+    said += f", up to {rounds} round{'s' if rounds != 1 else ''}" if rounds is not None else ""
+    return said + (f", as many calls as {stage.start}" if stage.maker.matched else "")
 
 
 def told(stage: StageEntry, seed: int, done: Done, cached: bool) -> dict[str, Any]:
