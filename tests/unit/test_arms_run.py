@@ -254,10 +254,36 @@ def test_a_server_that_dies_loses_nothing_and_the_rest_is_asked_later(amends: Am
     assert values(out, "all_pass.test")["decrim"] == 1.0
 
 
+@pytest.mark.parametrize(("right", "ends"), [(True, "all pass"), (False, "critic error")])
+def test_a_critic_is_calibrated_first_and_one_that_guesses_is_not_asked(
+    amends: Amends, recipe: Path, right: bool, ends: str
+) -> None:
+    def judging(handler: Handler, number: int) -> bool:
+        said = handler.state.seen[number - 1]["messages"][-1]["content"]
+        if "Does the answer satisfy" not in said:
+            return mending(handler, number)
+        broken = "well, an oven" in said and "No commas" in said
+        handler.answer(200, chat("no" if broken == right else "yes"))
+        return True
+
+    out = recipe.with_name("out")
+    judge = "{use: decrim, decomposer: gold, repair: false, rounds: 2, critic: {use: judge, reason: false}}"
+    noised = f"stages.noised={{use: answer, from: single, calibrate: 4, by: {judge}}}"
+    with server(judging) as s:
+        code, _, err = amends(*started(recipe, s, "--set", noised, "--set", "data.without=[mentions]", "--out", str(out)))
+    assert code == 0, err
+    said = (out / "log.txt").read_text()
+    assert ("the critic on all constraints" in said) is not right
+    run = load(out)
+    found = refining(run, Table(run))
+    assert found is not None and dict(found.ends)["noised"] == ((ends, 6),)
+
+
 def test_bad_arms_are_said_before_anything_is_asked(amends: Amends, recipe: Path) -> None:
     with server(mending) as s:
         for change, said in (
             ("stages.best-of.by.use=single", "matched: Single takes no number of calls"),
+            ("stages.single.calibrate=3", "calibrate: Single has no critic that can be calibrated"),
             ("stages.single.on=[nobody]", "data has no role 'nobody'"),
             ("stages.single.by=singel", "no arm is called 'singel'"),
             ("stages.decrim.by.critic=nobody", "no critic is called 'nobody'"),

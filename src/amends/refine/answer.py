@@ -21,10 +21,11 @@ from amends.constraints.constraint import Request
 from amends.core.errors import UserError
 from amends.core.protocols import Context
 from amends.core.rng import stream_seed
-from amends.core.spec import Count, Part, spec
-from amends.core.types import Role
+from amends.core.spec import Count, Natural, Part, spec
+from amends.core.types import Role, Sample
 from amends.data.bundle import Bundle
 from amends.data.instructed import request_of
+from amends.refine.calibration import Case
 from amends.refine.ledger import to_json
 from amends.refine.parts import Refined
 
@@ -53,13 +54,17 @@ class Answer:
     """Requests under way at a time; the client bounds its own calls besides."""
     matched: bool = False
     """Give each request as many calls as the stage in `from:` made for it, the critic's among them: for arms with `calls`."""
+    calibrate: Natural = 0
+    """Hold the critic first against the checkers on so many answers of the stage in `from:`: where it is no better than chance
+    a warning says so, and it is not asked there if the arm has `switch_off`."""
 
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Answered:
         """Leaves the records in the subject. Raises UserError where requests got no answer; the others are kept."""
         rows = data.together(self.on)
         work = _Work(Replication(subject.client, run.seed), run, _read(run.folder, {row.id for row in rows}))
         waiting = [request_of(row) for row in rows if row.id not in work.done]
-        arms = [self._arm(request, subject.records) for request in waiting]
+        by = self._calibrated(rows, subject.records, work.client, run) if self.calibrate and waiting else self.by
+        arms = [self._arm(by, request, subject.records) for request in waiting]
         asyncio.run(work.answer(waiting, arms, self.at_once))
         if work.lost:
             first = work.lost[0]
@@ -79,14 +84,32 @@ class Answer:
             request_of(row)
         if self.matched and not hasattr(self.by, "calls"):
             raise UserError(f"matched: {type(self.by).__name__} takes no number of calls; best_of does")
+        if self.calibrate and not (hasattr(self.by, "calibration") and hasattr(self.by.critic, "calibrate")):
+            raise UserError(
+                f"calibrate: {type(self.by).__name__} has no critic that can be calibrated; decrim with a judge has"
+            )
         return ()
 
-    def _arm(self, request: Request, earlier: Mapping[str, Any]) -> Any:
+    def _calibrated(self, rows: Sequence[Sample], earlier: Mapping[str, Any], client: Client, run: Context) -> Any:
+        """The arm with its critic's calibration; the same answers each time, spread over the rows."""
+        known = [row for row in rows if row.id in earlier]
+        if not known:
+            raise UserError("calibrate: the stage in `from:` answered none of these requests: name one that did")
+        chosen = known[:: max(1, len(known) // self.calibrate)][: self.calibrate]
+        cases = [Case(request_of(row), str(earlier[row.id]["text"])) for row in chosen]
+        found = asyncio.run(self.by.critic.calibrate(cases, client))
+        for category, rates in found.by_category.items():
+            if rates.warning:
+                run.say(f"the critic on {category or 'all constraints'}: {rates.warning} ({rates.n} verdicts)")
+        run.log(tpr=found.overall.tpr.value, tnr=found.overall.tnr.value, verdicts=found.overall.n)
+        return replace(self.by, calibration=found)
+
+    def _arm(self, by: Any, request: Request, earlier: Mapping[str, Any]) -> Any:
         if not self.matched:
-            return self.by
+            return by
         if request.id not in earlier:
             raise UserError(f"matched: the stage in `from:` did not answer {request.id}: name one that answers the same roles")
-        return replace(self.by, calls=max(1, int(earlier[request.id]["usage"]["calls"])))
+        return replace(by, calls=max(1, int(earlier[request.id]["usage"]["calls"])))
 
 
 @dataclass(frozen=True)

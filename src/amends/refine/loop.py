@@ -191,9 +191,10 @@ class _Loop:
         return settled(aligned([*(v for v in off if v.constraint not in asked), *said], constraints), constraints), usage
 
     def _believed(self, constraint: Constraint) -> bool:
-        """Whether the critic is asked: code always is, and a judge unless its calibration forbids it."""
+        """Whether the critic is asked: code always is, and a model unless its calibration forbids it."""
         found = self.how.calibration
-        return constraint.verifiable or found is None or not self.how.switch_off or found.trusts(constraint.category)
+        by_code = constraint.verifiable and not getattr(self.how.critic, "is_a_model", False)
+        return by_code or found is None or not self.how.switch_off or found.trusts(constraint.category)
 
     async def _complete(self, best: int) -> None:
         """Has the critic look at what it spared itself, on the version that is returned."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import SkipValidation
 
@@ -30,6 +30,8 @@ LIKELIEST = 10
 class Judge:
     """A chat model is asked whether each constraint is met: the responder itself, or another model."""
 
+    is_a_model: ClassVar[bool] = True
+    """It decides constraints that code could decide as well, and so may be wrong about them."""
     client: Annotated[Any, Part("clients"), SkipValidation] = None
     """The model that judges; None takes the one that answers (a self-critic)."""
     batched: bool = False

@@ -9,7 +9,7 @@ are met.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import SkipValidation
 
@@ -27,6 +27,8 @@ from amends.refine.parsing import Said, read_verdict
 class Supervised:
     """A model that was fine-tuned to answer a fixed frame with yes or no judges each constraint by one call."""
 
+    is_a_model: ClassVar[bool] = True
+    """It decides constraints that code could decide as well, and so may be wrong about them."""
     client: Annotated[Any, Part("clients"), SkipValidation] = None
     """The fine-tuned model; None takes the one that answers."""
     threshold: Fraction = 0.5
