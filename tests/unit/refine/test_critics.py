@@ -94,6 +94,10 @@ def test_without_a_reason_the_first_words_probabilities_give_a_confidence() -> N
     verdicts, _ = run(Judge(reason=False).verdicts(request(KIND), "hi", [KIND], client))
     assert (verdicts[0].passed, verdicts[0].score) == (True, pytest.approx(0.8))
     assert client.asked[0][2].max_tokens == 4 and client.asked[0][2].top_logprobs > 0
+    rambling = Scripted(judge="The answer satisfies")  # not the one word, but its probabilities are there
+    rambling.logprobs = {"The": -0.5, "yes": math.log(0.05), "No": math.log(0.15)}
+    verdicts, _ = run(Judge(reason=False).verdicts(request(KIND), "hi", [KIND], rambling))
+    assert verdicts[0].passed is False and verdicts[0].score == pytest.approx(0.25)
     assert yes_probability(None) is None and yes_probability({"Maybe": -0.1}) is None
 
 

@@ -1,8 +1,8 @@
 """A chat model as critic: one binary question a constraint, or one call for all; a short reason first and the verdict last.
 
 Separate calls are the more accurate way, one batched call the cheaper one. The answer stands in a fence it cannot close
-(`refine/frame.py`). Asked without reasons, the probabilities of the first word give a confidence where the back end has them;
-asked several times, the share of votes does. What cannot be read is "cannot tell": no violation, but reported.
+(`refine/frame.py`). Asked without reasons, the probabilities of yes and no as the first word decide where the back end has
+them; asked several times, the share of votes is the confidence. What cannot be read is "cannot tell": no violation, reported.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Judge:
         if isinstance(done, str):
             return [(i, (Said(None, "", f"the judge could not be asked: {done}"), None)) for i in where]
         if not self.batched:
-            return [(at, (read_verdict(done.text), None if self.reason else yes_probability(done.logprobs)))]
+            score = None if self.reason else yes_probability(done.logprobs)
+            return [(at, (read_verdict(done.text) if score is None else Said(score >= 0.5), score))]
         said = read_verdicts(done.text, [c.id for c in constraints])
         return [(i, (said[constraints[i].id], None)) for i in where]
 
