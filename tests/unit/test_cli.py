@@ -23,8 +23,8 @@ from amends.runs.recipe import packaged, read, resolve
 from amends.subjects.tiny import TinyLM
 
 COMMANDS = [
-    "unlearn", "audit", "refine", "export", "run", "resume", "sweep", "bench", "report", "compare", "recipes", "methods", "runs",
-    "show", "check", "serve", "proxy", "doctor",
+    "unlearn", "audit", "refine", "export", "run", "resume", "sweep", "bench", "report", "compare", "recipes", "methods",
+    "runs", "show", "check", "serve", "proxy", "doctor",
 ]  # fmt: skip
 TINY = [
     "--profile", "smoke", "--set", "stages.ascent=", "--set", "stages.graddiff=", "--set", "stages.simnpo=", "--set",
