@@ -27,6 +27,7 @@ from amends.chat.pool import Book, mapped
 from amends.chat.record import digest, request_of
 from amends.chat.trace import Traced
 from amends.core.errors import UserError
+from amends.core.spec import build_use
 
 
 @dataclass
@@ -75,7 +76,9 @@ def test_a_second_run_makes_no_calls_and_gives_the_same_answers(tmp_path: Path) 
     again = ask(Cached(second, file), "b", "a", "a")
     assert sorted(first.asked) == ["a", "b"] and second.asked == []  # equal calls at once are one
     assert [m.text for m in again] == [made[1].text, made[0].text, made[0].text]
-    assert all(m.cached and m.usage == Usage() for m in again)
+    assert all(
+        m.cached and m.usage == Usage(1, 5, 2, cached=1) for m in again
+    )  # what they cost once, and that they did not now
     assert (again[0].finish, again[0].logprobs) == (made[1].finish, made[1].logprobs)
     assert len(Cached(second, file)) == 2
     assert [m.cached for m in made] == [False, False, True]
@@ -468,3 +471,16 @@ def test_a_defect_ends_the_map_as_itself_and_a_damaged_book_is_named(tmp_path: P
     (tmp_path / "b").write_text('{"key": "a"}\n')
     with pytest.raises(UserError, match="line 1: is no finished item"):
         run_mapped(Echo(), ["a"], keys=["a"], book=book(tmp_path / "b"))
+
+
+@pytest.mark.enable_socket
+def test_a_recipe_can_keep_the_answers_of_a_judge(tmp_path: Path) -> None:
+    with server() as s:
+        inner = {"use": "openai_api", "base_url": s.base_url, "model": "small"}
+        kept = [
+            build_use("clients", {"use": "kept", "file": str(tmp_path / "k.sqlite"), "of": inner}, "client") for _ in range(2)
+        ]
+        first, second = (ask(client, "a", "b") for client in kept)
+        assert [c.text for c in first] == [c.text for c in second] and len(s.seen) == 2
+        assert [c.usage.cached for c in second] == [1, 1] and [c.usage.calls for c in second] == [1, 1]
+        assert kept[0].name == kept[0].of.name
