@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,8 +103,9 @@ def _scores(run: RunData, arm: str, metric: str) -> dict[tuple[int, str], float]
 
 def _ends(run: RunData, arm: str) -> tuple[tuple[str, int], ...]:
     counted: Counter[str] = Counter()
-    for folder in sorted(run.folder.glob(f"stages/*-{arm}")) + sorted(run.folder.glob(f"stages/*-{arm}-seed*")):
-        counted.update(str(row.get("stopped")).replace("_", " ") for row in _rows(folder / "model" / "records.jsonl"))
+    for folder in sorted(run.folder.glob("stages/*/")):
+        if re.fullmatch(rf"\d+-{re.escape(arm)}(-seed\d+)?", folder.name):
+            counted.update(str(row.get("stopped")).replace("_", " ") for row in _rows(folder / "model" / "records.jsonl"))
     return tuple(counted.most_common())
 
 
