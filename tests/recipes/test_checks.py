@@ -162,8 +162,9 @@ def test_good_edits_pass_and_stages_behind_a_reshaped_model_check_themselves(tmp
     assert command("run", str(path), "--out", str(tmp_path / "run"), "--no-report") == 0
 
 
-def test_a_hollow_model_has_names_and_shapes_and_leaves_the_real_one_alone(world: Any) -> None:
-    subject = world.make()
+@pytest.mark.parametrize("kind", ["lm_world", "classifier_world"])
+def test_a_hollow_model_has_names_and_shapes_and_leaves_the_real_one_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    subject = request.getfixturevalue(kind).make()
     before = {n: (p.shape, p.requires_grad) for n, p in subject.module.named_parameters()}
     twin = hollow(subject)
     assert {n: (p.shape, p.requires_grad) for n, p in twin.module.named_parameters()} == before

@@ -106,6 +106,7 @@ def test_costs_lengths_and_warnings() -> None:
     assert Spent().measure(dear).value == 4 and Spent(what="new_tokens").measure(dear).value == 20
     per = SpentPerGain().measure(dear, cheap)
     assert per.value == pytest.approx((12 - 3) / 2) and math.isnan(SpentPerGain().measure(cheap, dear).value)
+    assert math.isnan(SpentPerGain().measure(dear, dear).value)
     assert AnswerLength().measure(dear).scores == {"a": 1.0, "b": 2.0, "c": 4.0}
     assert AnswerLength(what="ratio").measure(dear).scores == {"a": 0.5, "b": 1.0, "c": 2.0}
     assert Degenerate().measure(dear).scores == {"a": 0.0, "b": 0.0, "c": 1.0}
@@ -227,6 +228,7 @@ def test_a_run_compares_arms_at_equal_calls_and_a_second_one_asks_nothing(amends
     said = refining(run, Table(run))
     assert said is not None and said.pairs[0].arm == "decrim" and said.pairs[0].equal
     assert "decrim is better than single at its own cost: +100.0 points" in said.pairs[1].sentence
+    assert (said.pairs[1].won, said.pairs[1].lost) == (6, 0)
     assert dict(said.ends)["decrim"] == (("all pass", 6),)
     assert {s.name: s.method for s in run.stages}["best-of"] == "BestOf with Programmatic, as many calls as decrim"
     page = (first / "report.html").read_text()

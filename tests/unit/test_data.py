@@ -32,7 +32,7 @@ def test_the_catalog_finds_the_sources_and_no_other() -> None:
     labelled = {"labelled", "poison", "digits", "fashion_mnist", "hub", "image_folder", "mnist5k", "npz", "torchvision"}
     labelled |= {"noisy", "joined"}
     texts = {"newsgroups", "text_classes", "topics"}
-    instructed = {"real_requests", "ifeval", "ifbench", "info_bench", "follow_bench", "wild_ifeval"}
+    instructed = {"real_requests", "ifeval", "ifbench", "info_bench", "follow_bench", "wild_ifeval", "critic_rows"}
     others = {"patterns", "links", "devices"}
     assert {entry.name for entry in catalog.list_kind("data")} == language | labelled | texts | instructed | others
     assert all(entry.summary for entry in catalog.list_kind("data"))

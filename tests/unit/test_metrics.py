@@ -58,6 +58,12 @@ def test_the_catalog_finds_every_metric() -> None:
         "knowledge_memory", "mia", "privleak", "probability", "repetition", "rouge", "truth_ratio", "utility",
         "verbatim_memory", "hinge", "neurons", "neuron_norm", "update_spectrum", "weight_distance",
         "known_channel", "rate_ratio", "robust_accuracy", "symbol_error", "task_rate_ratio", "worst_class",
+        "all_pass", "constraint_rate", "gain", "spent", "spent_per_gain", "answer_length", "degenerate", "critic_rates",
+        "verdicts",
+    }  # fmt: skip
+    called = {
+        "update_spectrum": "update_energy", "spent": "calls", "spent_per_gain": "calls_per_gain",
+        "answer_length": "answer_words", "critic_rates": "critic_balanced", "verdicts": "verdict_balanced",
     }  # fmt: skip
     for entry in catalog.list_kind("metrics"):
         metric = entry.load()(**NEEDED.get(entry.name, {}))
@@ -66,7 +72,7 @@ def test_the_catalog_finds_every_metric() -> None:
         assert bool(metric.roles()) == (
             entry.name not in ("harness", "neurons", "neuron_norm", "update_spectrum", "weight_distance")
         )
-        assert metric.name.split(".")[0] == {"update_spectrum": "update_energy"}.get(entry.name, entry.name)
+        assert metric.name.split(".")[0] == called.get(entry.name, entry.name)
         assert metric.better in ("lower", "higher", "closer")
 
 

@@ -66,6 +66,7 @@ class Answer:
         by = self._calibrated(rows, subject.records, work.client, run) if self.calibrate and waiting else self.by
         arms = [self._arm(by, request, subject.records) for request in waiting]
         asyncio.run(work.answer(waiting, arms, self.at_once))
+        run.log(answered=len(waiting) - len(work.lost), lost=len(work.lost))
         if work.lost:
             first = work.lost[0]
             raise UserError(

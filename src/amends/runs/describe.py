@@ -13,7 +13,7 @@ from amends.runs.stages import Done
 def describe_method(stage: StageEntry) -> str:
     """`npo + 1 x nll`: what a stage does, for tables."""
     objective = getattr(stage.maker, "objective", None)
-    if hasattr(stage.maker, "by"):
+    if hasattr(stage.maker, "matched"):
         return _arm(stage)
     if objective is None:
         on = getattr(stage.maker, "on", None)
