@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from chat_server import Handler, Server, chat, server
 from scipy import stats
 
 from amends.chat import openai_wire as wire
-from amends.chat.client import Usage
+from amends.chat.client import Completion, Message, Params, Usage
 from amends.constraints.checkers.cases import NoComma
 from amends.constraints.checkers.words import KeywordExistence
 from amends.constraints.constraint import Constraint, Verdict
@@ -30,6 +31,7 @@ from amends.metrics.critic_rates import CriticRates
 from amends.metrics.evaluation import Evaluation
 from amends.metrics.gain import Gain
 from amends.metrics.spent import Spent, SpentPerGain
+from amends.refine.answer import Replication
 from amends.refine.parts import Attempt, Refined
 from amends.refine.saved import to_json
 from amends.report.load import load
@@ -279,6 +281,24 @@ def test_a_critic_is_calibrated_first_and_one_that_guesses_is_not_asked(
     run = load(out)
     found = refining(run, Table(run))
     assert found is not None and dict(found.ends)["noised"] == ((ends, 6),)
+
+
+def test_drawn_answers_differ_from_seed_to_seed_and_greedy_ones_do_not() -> None:
+    asked: list[Params] = []
+
+    class Noting:
+        name = "noting"
+
+        async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
+            asked.append(params)
+            return Completion("")
+
+    for seed in (0, 1, 1):
+        for temperature in (0.0, 0.8):
+            asyncio.run(Replication(Noting(), seed).complete([], Params(temperature=temperature, seed=3)))
+    greedy, drawn = asked[::2], asked[1::2]
+    assert {p.seed for p in greedy} == {3}
+    assert drawn[0].seed != drawn[1].seed == drawn[2].seed
 
 
 def test_bad_arms_are_said_before_anything_is_asked(amends: Amends, recipe: Path) -> None:
