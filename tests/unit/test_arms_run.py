@@ -251,10 +251,13 @@ def test_a_server_that_dies_loses_nothing_and_the_rest_is_asked_later(amends: Am
         assert code == 2 and "3 of 6 requests got no answer" in err and "run again" in err
     kept = (out / "stages" / "01-single" / "answered.jsonl").read_text().splitlines()
     assert len(kept) == 3
+    with (out / "stages" / "01-single" / "answered.jsonl").open("a") as file:
+        file.write('{"key": "r5", "val')  # killed in the middle of a line
     with server(mending) as s:
         assert amends(*started(recipe, s, "--out", str(out)))[0] == 0
         first_stage = [b for b in s.seen if len(b["messages"][-1]["content"]) < 60 and not b.get("temperature")]
         assert len(first_stage) == 3
+    assert len((out / "stages" / "01-single" / "answered.jsonl").read_text().splitlines()) == 6
     assert values(out, "all_pass.test")["decrim"] == 1.0
 
 

@@ -8,15 +8,14 @@ asks for the rest. Arms that draw answers draw others under each of the run's se
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import SkipValidation
 
-from amends.chat.client import Client, Completion, Message, Params
+from amends.chat.client import Client, ClientError, Completion, Message, Params
+from amends.chat.pool import Book, mapped
 from amends.constraints.constraint import Request
 from amends.core.errors import UserError
 from amends.core.protocols import Context
@@ -27,7 +26,6 @@ from amends.data.bundle import Bundle
 from amends.data.instructed import request_of
 from amends.refine.calibration import Case
 from amends.refine.ledger import to_json
-from amends.refine.parts import Refined
 
 ANSWERED = "answered.jsonl"
 
@@ -61,20 +59,32 @@ class Answer:
     def __call__(self, subject: Any, data: Bundle, run: Context) -> Answered:
         """Leaves the records in the subject. Raises UserError where requests got no answer; the others are kept."""
         rows = data.together(self.on)
-        work = _Work(Replication(subject.client, run.seed), run, _read(run.folder, {row.id for row in rows}))
-        waiting = [request_of(row) for row in rows if row.id not in work.done]
-        by = self._calibrated(rows, subject.records, work.client, run) if self.calibrate and waiting else self.by
-        arms = [self._arm(by, request, subject.records) for request in waiting]
-        asyncio.run(work.answer(waiting, arms, self.at_once))
-        run.log(answered=len(waiting) - len(work.lost), lost=len(work.lost))
-        if work.lost:
-            first = work.lost[0]
-            raise UserError(
-                f"{len(work.lost)} of {len(rows)} requests got no answer, such as {first.request.id}: "
-                f"{'; '.join(first.notes) or 'no cause was given'}; the others are kept: run again to ask for the rest"
+        client = Replication(subject.client, run.seed)
+        requests = [request_of(row) for row in rows]
+        by = self._calibrated(rows, subject.records, client, run) if self.calibrate else self.by
+        arms = {request.id: self._arm(by, request, subject.records) for request in requests}
+
+        async def answered(request: Request) -> dict[str, Any]:
+            refined = await arms[request.id].answer(request, client)
+            if refined.stopped == "client_error" or (refined.stopped == "budget" and not refined.text):
+                raise ClientError("; ".join(refined.notes) or "no cause was given")
+            return {**to_json(refined), "text": refined.text}
+
+        with run.progress("answering", len(requests)) as bar:
+            book = None if run.folder is None else Book(run.folder / ANSWERED, dict, dict)
+            outcomes = asyncio.run(
+                mapped(answered, requests, self.at_once, [r.id for r in requests], book, lambda *_: bar.advance())
             )
-        subject.records = {row.id: work.done[row.id] for row in rows}
-        return Answered(len(waiting))
+        lost = [(r.id, o.error) for r, o in zip(requests, outcomes, strict=True) if o.error is not None]
+        new = sum(o.error is None and not o.resumed for o in outcomes)
+        run.log(answered=new, lost=len(lost))
+        if lost:
+            raise UserError(
+                f"{len(lost)} of {len(rows)} requests got no answer, such as {lost[0][0]}: {lost[0][1]}; the others are kept: "
+                "run again to ask for the rest"
+            )
+        subject.records = {r.id: o.value for r, o in zip(requests, outcomes, strict=True) if o.value is not None}
+        return Answered(new)
 
     def objective_on(self, data: Bundle) -> tuple[()]:
         """Raises UserError for a role that is missing, for rows that ask nothing, and for an arm that cannot be matched."""
@@ -130,54 +140,3 @@ class Replication:
         if params.temperature > 0:
             params = replace(params, seed=stream_seed(self.seed, "answers", params.seed) % 2**31)
         return await self.client.complete(messages, params)
-
-
-@dataclass
-class _Work:
-    """One stage under way."""
-
-    client: Client
-    run: Context
-    done: dict[str, Any]
-    lost: list[Refined] = field(default_factory=list)
-    """Requests whose end was not the arm's own: the server's, or a budget's before there was an answer."""
-
-    async def answer(self, requests: Sequence[Request], arms: Sequence[Any], at_once: int) -> None:
-        gate = asyncio.Semaphore(at_once)
-        with self.run.progress("answering", len(requests)) as bar:
-
-            async def one(request: Request, arm: Any) -> None:
-                async with gate:
-                    refined = await arm.answer(request, self.client)
-                if refined.stopped == "client_error" or (refined.stopped == "budget" and not refined.text):
-                    self.lost.append(refined)
-                else:
-                    self.done[request.id] = _kept(self.run.folder, request.id, refined)
-                bar.advance()
-
-            await asyncio.gather(*(one(request, arm) for request, arm in zip(requests, arms, strict=True)))
-
-
-def _kept(folder: Path | None, row: str, refined: Refined) -> dict[str, Any]:
-    record = {**to_json(refined), "text": refined.text}
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ANSWERED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": row, **record}, ensure_ascii=False) + "\n")
-    return record
-
-
-def _read(folder: Path | None, wanted: set[str]) -> dict[str, Any]:
-    """What an interrupted run left; its last line may be cut short."""
-    path = None if folder is None else folder / ANSWERED
-    if path is None or not path.is_file():
-        return {}
-    found = {}
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and row.get("id") in wanted:
-            found[row.pop("id")] = row
-    return found

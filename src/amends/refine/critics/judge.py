@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import SkipValidation
@@ -144,8 +143,3 @@ def yes_probability(logprobs: Mapping[str, float] | None) -> float | None:
             mass[plain] += math.exp(value)
     total = mass["yes"] + mass["no"]
     return mass["yes"] / total if total > 0 else None
-
-
-def as_source(verdicts: Sequence[Verdict], source: Source) -> tuple[Verdict, ...]:
-    """The same verdicts, said by somebody else."""
-    return tuple(replace(v, source=source) for v in verdicts)
