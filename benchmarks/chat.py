@@ -1,9 +1,11 @@
 """Whether the client of OpenAI's protocol keeps a server as busy as it can be kept.
 
 The best a server does is measured by a bare asyncio loop that writes requests into sockets by hand and reads the answers.
-Both ask the same server at the same time, half of its slots each, so that whatever else the machine does slows both alike;
-what is compared is how long each takes for the same number of requests. A client that leaves a slot empty loses twice, since
-the other's requests go faster then. The server is SmolLM2 on this machine (`amends serve`).
+First each has the server to itself, in turn: the best is the bare loop's rate at the number of requests at a time that suits
+the server best, and the client has to come near it. Then both ask the same server at the same time, half of its slots each, so
+that whatever else the machine does slows both alike; what is compared is how long each takes for the same number of requests.
+A client that leaves a slot empty loses twice, since the other's requests go faster then. The server is SmolLM2 on this machine
+(`amends serve`).
 """
 
 from __future__ import annotations
@@ -97,6 +99,32 @@ def compared(url: str, model: str, at_once: int, num: int, tokens: int, reps: in
     return figure(f"{at_once} + {at_once} at once: client's speed / bare loop's", ratios, at_least=0.9, note=note)
 
 
+def alone(url: str, model: str, at_once: int, num: int, tokens: int, reps: int) -> tuple[list[float], list[float]]:
+    """Tokens a second of the bare loop and of the client, each with the server to itself, in turn."""
+    fresh = iter(range(10**9, 10**12))
+
+    def rate(work: Callable[..., Awaitable[int]]) -> float:
+        async def timed() -> float:
+            began = time.perf_counter()
+            made = await work(url, model, [next(fresh) for _ in range(num)], at_once, tokens)
+            return made / (time.perf_counter() - began)
+
+        return asyncio.run(timed())
+
+    rate(ours)  # imports
+    rates = [(rate(bare), rate(ours)) for _ in range(reps)]
+    return [b for b, _ in rates], [o for _, o in rates]
+
+
+def best(rates: dict[int, tuple[list[float], list[float]]]) -> Figure:
+    """The client's rate over the server's best: the bare loop's, at the number of requests at a time that is best for it."""
+    n = max(rates, key=lambda k: sum(rates[k][0]))
+    bares, clients = rates[n]
+    note = f"best of {', '.join(map(str, rates))} at once; the bare loop {sum(bares) / len(bares):.1f} tokens/s"
+    return figure(f"{n} at once: client's speed / the server's best", [o / b for b, o in zip(bares, clients, strict=True)],
+                  at_least=0.9, note=note)  # fmt: skip
+
+
 async def _instant(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers every request on a connection at once, with one token."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
@@ -149,10 +177,12 @@ def main() -> None:
         "tokens": chosen.tokens,
         "load": f"{os.getloadavg()[0]:.1f}",
     }
+    rates: dict[int, tuple[list[float], list[float]]] = {}
     for n in chosen.at_once:
         with serving(smollm2(), parallel=2 * n, ctx=256) as s:
+            rates[2 * n] = alone(s.base_url, s.model, 2 * n, 4 * n, chosen.tokens, chosen.reps)
             figures.append(compared(s.base_url, s.model, n, 2 * n, chosen.tokens, chosen.reps))
-    report([*figures, client_cost(400)], {**setting, "load at the end": f"{os.getloadavg()[0]:.1f}"}, chosen)
+    report([best(rates), *figures, client_cost(400)], {**setting, "load at the end": f"{os.getloadavg()[0]:.1f}"}, chosen)
 
 
 if __name__ == "__main__":
