@@ -44,6 +44,13 @@ def test_requests_are_held_out_whole_and_training_is_balanced_within_each_catego
     assert few == {"yes": 2, "no": 2}
 
 
+def test_answers_that_code_repaired_teach_and_do_not_test(tmp_path: Path) -> None:
+    mended = [{**r, "how": "repair", "prompt": f"mended {r['prompt']}"} for r in ROWS]
+    data = CriticRows(file=written(tmp_path, [*ROWS, *mended]), test=0.25, balance=False).load(3)
+    assert len(data["train"]) == 2 * 72 and len(data["test"]) == 24
+    assert not [s for s in data["test"] if s.data["question"].startswith("mended")]
+
+
 def test_a_row_that_stands_twice_is_one(tmp_path: Path) -> None:
     data = CriticRows(file=written(tmp_path, [*ROWS, *ROWS]), balance=False, test=0.5).load(0)
     assert sum(map(len, data.roles.values())) == len(ROWS)

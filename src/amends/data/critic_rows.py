@@ -2,7 +2,9 @@
 
 `amends export RUN --critic FILE` writes them, with labels that checkers made and so are exact. They are held out by request:
 a critic tested on a request it has learned from is tested on its memory. Most answers meet most constraints, so the rows
-that are trained on are balanced within each category of constraint, or the category alone would tell the label.
+that are trained on are balanced within each category of constraint, or the category alone would tell the label. Answers
+that code repaired (`how: repair`) are trained on, for they are met and broken versions of one text, and never tested on: a
+critic has to judge what models write.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class CriticRows:
     """Verdicts on answers, as questions that are answered by yes or no; held out by request."""
 
     file: FilePath
-    """JSON Lines with `request`, `constraint`, `category`, `prompt` and `label` (yes or no)."""
+    """JSON Lines with `request`, `constraint`, `category`, `prompt`, `label` (yes or no) and, where known, `how` the answer was
+    made (`repair`: by code)."""
     test: Fraction = 0.25
     """The share of requests that is held out, as the role `test`."""
     balance: bool = True
@@ -52,7 +55,7 @@ class CriticRows:
         lacking = [label for label in LABELS if not any(s.data["answer"] == label for s in train)]
         if lacking:
             raise UserError(f"{path}: no row to train on is labelled '{lacking[0]}': a critic needs answers of both kinds")
-        roles = {"train": tuple(train), "test": tuple(s for s in unique if s.data["request"] in held)}
+        roles = {"train": tuple(train), "test": tuple(s for s in unique if s.data["request"] in held and s.data["how"] != "repair")}
         notes = (f"{len(requests) - len(held)} requests to learn from, {len(held)} held out",)
         return Bundle({role: found for role, found in roles.items() if found}, notes=notes)
 
@@ -91,5 +94,5 @@ def _sample(row: Any, where: str) -> Sample:
     from amends.core import fingerprint
 
     name = f"{row['request']}/{row['constraint']}/{fingerprint.of(row['prompt'])[:8]}"
-    about = {key: str(row.get(key) or "") for key in ("request", "constraint", "category")}
+    about = {key: str(row.get(key) or "") for key in ("request", "constraint", "category", "how")}
     return Sample(name, {"question": row["prompt"], "answer": row["label"], **about})

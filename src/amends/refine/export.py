@@ -44,7 +44,7 @@ def preference_pairs(refined: Refined) -> list[dict[str, Any]]:
 
 
 def critic_rows(refined: Refined, sources: Sequence[Source] = EXACT) -> list[dict[str, Any]]:
-    """`{request, constraint, category, prompt, label, source}` of every known verdict of these sources; equal texts once.
+    """`{request, constraint, category, prompt, label, source, how}` of every known verdict of these sources; equal texts once.
 
     Verdicts that follow from another constraint's (`depends_on`) say nothing about the text and are left out.
     """
@@ -54,7 +54,7 @@ def critic_rows(refined: Refined, sources: Sequence[Source] = EXACT) -> list[dic
         {
             "request": refined.request.id, "constraint": v.constraint, "category": constraints[v.constraint].category,
             "prompt": critic_prompt(refined.request, constraints[v.constraint], text), "label": "yes" if v.passed else "no",
-            "source": v.source,
+            "source": v.source, "how": attempt.how,
         }
         for text, attempt in versions.items() for v in attempt.verdicts
         if v.passed is not None and v.source in sources and not v.reason.startswith("rests on ")
