@@ -118,6 +118,42 @@ def test_a_scaling_by_one_lifts_every_score() -> None:
     assert with_one == pytest.approx({row: (10 * s + 1) / 11 for row, s in without.items()})
 
 
+class Viewed(nn.Module):
+    """Takes its feature maps apart by `view`, or by what works in any order of memory."""
+
+    def __init__(self, *, by_view: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.by_view = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 3), by_view
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[B, 3, 6, 6] -> [B, 3]."""
+        maps = self.conv(image).relu()
+        return self.head(maps.view(len(image), -1) if self.by_view else maps.flatten(1))
+
+
+def test_bf16_says_the_same_except_in_near_ties() -> None:
+    torch.manual_seed(0)
+    subject = Classifier(Viewed(by_view=False).eval())
+    images = torch.rand(60, 3, 6, 6)
+    rows = bundle(tuple(Sample(f"r{i:02d}", {"image": image, "label": 0}) for i, image in enumerate(images)))
+    weight = subject.module.conv.weight
+    before, layout = weight.clone(), weight.stride()
+    exact, fast = (SPC(precision=p).scores(subject, rows, Memory()).score for p in ("fp32", "bf16"))
+    apart = [row for row in exact if exact[row] != fast[row]]
+    top = subject.module(torch.cat([(images * n).clamp(0, 1) for n in (1, *SPC().scales)])).topk(2).values.detach()
+    gap = (top[:, 0] - top[:, 1]).view(-1, len(images)).min(0).values / top.abs().max()
+    assert len(set(exact.values())) > 1 and all(gap[int(row[1:])] < 2**-6 for row in apart)
+    assert weight.dtype == torch.float32 and weight.stride() == layout and torch.equal(weight, before)
+
+
+def test_a_model_that_views_its_maps_is_told_to_use_fp32() -> None:
+    subject = Classifier(Viewed(by_view=True).eval())
+    rows = bundle((Sample("r", {"image": torch.rand(3, 6, 6), "label": 0}),))
+    SPC().scores(subject, rows, Memory())
+    with pytest.raises(UserError, match="use fp32"):
+        SPC(precision="bf16").scores(subject, rows, Memory())
+
+
 def test_noise_comes_before_the_scaling() -> None:
     """.18 x 3 is below .55 unless more than .01/3 of noise was added, a sixth of .02."""
     data = bundle(rows_of([[0.18]] * 400))

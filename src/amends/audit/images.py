@@ -7,7 +7,7 @@ consistency). Rows that are known to be clean say how small is too small; where 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from amends.data.bundle import Bundle
 from amends.engine import score
 from amends.subjects.distributions import classes
 
+Precision = Literal["fp32", "bf16"]
+"""In what a model's forward is computed; its weights stay as they are."""
 FEWEST_CLEAN = 2
 """Clean rows below which there is no deviation to speak of."""
 CPU_SIZE = 128
@@ -80,11 +82,23 @@ def images_in_batches(subject: Any, rows: Sequence[Sample], copies: int) -> Iter
     return score.batches(subject, rows, device=device, most=most, copies=copies)
 
 
-def logits_of(subject: Any, images: Tensor) -> Tensor:
-    """[N, K] what the model makes of images in 0..1 that stand in no row."""
-    n = len(images)
+def logits_of(subject: Any, images: Tensor, precision: Precision = "fp32") -> Tensor:
+    """[N, K] what the model makes of images in 0..1 that stand in no row.
+
+    `bf16` runs it under autocast with the channels as the last dimension in memory, as the fast kernels want both. Raises
+    UserError for a model that takes its feature maps apart by `view`, which knows one order in memory only.
+    """
+    n, fast = len(images), precision == "bf16"
+    images = images.contiguous(memory_format=torch.channels_last) if fast else images
     batch = Batch(("",) * n, {"image": images, "label": torch.zeros(n, dtype=torch.long, device=images.device)})
-    return classes(subject.likelihood(batch)).logits_NV
+    try:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+            return classes(subject.likelihood(batch)).logits_NV
+    except RuntimeError as error:
+        if not fast or "view size is not compatible" not in str(error):
+            raise
+        raise UserError("precision: bf16 lays images out with the channels last, which this model's own `view` cannot read: "
+                        "use fp32, or `reshape` in the model") from error  # fmt: skip
 
 
 def device_of(subject: Any) -> torch.device:

@@ -28,7 +28,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from scipy.special import ndtr
 
-from amends.audit.images import FEWEST_CLEAN, check_clean, check_images, images_in_batches, logits_of
+from amends.audit.images import FEWEST_CLEAN, Precision, check_clean, check_images, images_in_batches, logits_of
 from amends.core.protocols import Context
 from amends.core.spec import NonNegative, spec
 from amends.core.types import Batch, Role, Sample, Scores
@@ -64,6 +64,8 @@ class SPC:
     """Rows known to be clean, by which scores are standardised for each class (the paper with a little data)."""
     deviations: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """With `clean`: a row is flagged above so many deviations of its class, whatever `threshold` says."""
+    precision: Precision = "fp32"
+    """`bf16` is twice as fast where the processor or the GPU multiplies in it; classes in a near tie may change places."""
     role: Role = "train"
     """The rows that are audited."""
 
@@ -94,7 +96,7 @@ class SPC:
             for batch in images_in_batches(subject, rows, len(self.scales) + 1):
                 batch = self.noisy(batch, run)
                 image = batch["image"]
-                told_SB = classes_told(subject, batch, [(image * scale).clamp(0, 1) for scale in self.scales])
+                told_SB = classes_told(subject, batch, [(image * scale).clamp(0, 1) for scale in self.scales], self.precision)
                 share_B = agreement(told_SB)
                 found.update(zip(batch.ids, zip(told_SB[0].tolist(), share_B.tolist(), strict=True), strict=True))
                 changed += int(((image * least).clamp(0, 1) != image).sum())
@@ -112,10 +114,10 @@ class SPC:
         return replace(batch, tensors={**batch.tensors, "image": noisy.clamp(0, 1)})
 
 
-def classes_told(subject: Any, batch: Batch, changed_SB: list[torch.Tensor]) -> torch.Tensor:
+def classes_told(subject: Any, batch: Batch, changed_SB: list[torch.Tensor], precision: Precision = "fp32") -> torch.Tensor:
     """[1 + S, B] the class of each image and of its changed copies, all in one forward."""
     image = torch.cat([batch["image"], *changed_SB])
-    return logits_of(subject, image).argmax(1).view(len(changed_SB) + 1, len(batch))
+    return logits_of(subject, image, precision).argmax(1).view(len(changed_SB) + 1, len(batch))
 
 
 def agreement(told_SB: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,10 @@ class CriticRows:
         lacking = [label for label in LABELS if not any(s.data["answer"] == label for s in train)]
         if lacking:
             raise UserError(f"{path}: no row to train on is labelled '{lacking[0]}': a critic needs answers of both kinds")
-        roles = {"train": tuple(train), "test": tuple(s for s in unique if s.data["request"] in held and s.data["how"] != "repair")}
+        roles = {
+            "train": tuple(train),
+            "test": tuple(s for s in unique if s.data["request"] in held and s.data["how"] != "repair"),
+        }
         notes = (f"{len(requests) - len(held)} requests to learn from, {len(held)} held out",)
         return Bundle({role: found for role, found in roles.items() if found}, notes=notes)
 
