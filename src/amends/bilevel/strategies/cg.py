@@ -42,10 +42,9 @@ class CG:
         return implicit(at, self._solve, exact=self.product == "exact")
 
     def _solve(self, lower: Lower, b_D: Tensor) -> Solved:
-        product = lower.product if self.product == "exact" else lower.difference
-        v_D, met = conjugate_gradients(
-            lambda p_D: product(p_D) + self.damping * p_D, b_D, steps=self.steps, tolerance=self.tolerance
-        )
+        bare = lower.product if self.product == "exact" else lower.difference
+        damped = (lambda p_D: bare(p_D).add_(p_D, alpha=self.damping)) if self.damping else bare
+        v_D, met = conjugate_gradients(damped, b_D, steps=self.steps, tolerance=self.tolerance)
         return Solved(v_D, self.damping, tuple(c - self.damping for c in met))
 
 
@@ -54,8 +53,8 @@ def conjugate_gradients(product: Product, b_D: Tensor, *, steps: int, tolerance:
 
     Stops where a direction has no positive curvature, which is then among them; v is what there was before.
     """
-    v_D, r_D = torch.zeros_like(b_D), b_D.clone()
-    p_D, rr = r_D, float(b_D @ b_D)
+    v_D, r_D, p_D = torch.zeros_like(b_D), b_D.clone(), b_D.clone()
+    rr = float(b_D @ b_D)
     alphas: list[float] = []
     betas: list[float] = []
     bad: list[float] = []
@@ -67,13 +66,13 @@ def conjugate_gradients(product: Product, b_D: Tensor, *, steps: int, tolerance:
             bad = [curved / float(p_D @ p_D)] if math.isfinite(curved) else []
             break
         alphas.append(rr / curved)
-        v_D = v_D + alphas[-1] * p_D
-        r_D = r_D - alphas[-1] * image_D
+        v_D.add_(p_D, alpha=alphas[-1])
+        r_D.sub_(image_D, alpha=alphas[-1])
         before, rr = rr, float(r_D @ r_D)
         if rr <= wanted or rr == 0:
             break
         betas.append(rr / before)
-        p_D = r_D + betas[-1] * p_D
+        p_D.mul_(betas[-1]).add_(r_D)
     return v_D, [*_ritz(alphas, betas), *bad]
 
 
