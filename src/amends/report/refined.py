@@ -134,7 +134,7 @@ def _judge(table: Table, arms: list[str]) -> str:
     poor = sum(sum(pair) <= 1 for pair in known)
     said = f"Where code decides, the judge calls {tpr} of the violated constraints violated and {tnr} of the met ones met"
     if not poor:
-        return f"{said}; a coin's two shares would add up to 100\N{NO-BREAK SPACE}%."
+        return f"{said}; the two shares of a coin add up to 100\N{NO-BREAK SPACE}%."
     where = "" if len(known) == 1 else f" on {'each' if poor == len(known) else poor} of {len(known)} arms"
     return f"{said}; that is no better than a coin{where}: do not believe what it says of the other constraints."
 
