@@ -59,11 +59,12 @@ def test_the_catalog_finds_every_metric() -> None:
         "verbatim_memory", "hinge", "neurons", "neuron_norm", "update_spectrum", "weight_distance",
         "known_channel", "rate_ratio", "robust_accuracy", "symbol_error", "task_rate_ratio", "worst_class",
         "all_pass", "constraint_rate", "gain", "spent", "spent_per_gain", "answer_length", "degenerate", "critic_rates",
-        "verdicts",
+        "verdicts", "judged", "judge_rates", "quality",
     }  # fmt: skip
     called = {
         "update_spectrum": "update_energy", "spent": "calls", "spent_per_gain": "calls_per_gain",
         "answer_length": "answer_words", "critic_rates": "critic_balanced", "verdicts": "verdict_balanced",
+        "judge_rates": "judge_balanced",
     }  # fmt: skip
     for entry in catalog.list_kind("metrics"):
         metric = entry.load()(**NEEDED.get(entry.name, {}))

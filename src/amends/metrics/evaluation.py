@@ -70,6 +70,8 @@ class Evaluation:
     """Brings the model's parameters, for metrics that compare weights; None where they are not kept."""
     first: Callable[[], Mapping[str, torch.Tensor]] | None = None
     """Brings the parameters of the model as it was built, before any training."""
+    client: Callable[[], Any] | None = None
+    """Brings the chat client that answers, when the subject is gone; for metrics that ask about two stages at once."""
 
     def __getitem__(self, role: Role) -> tuple[Sample, ...]:
         """The rows of a role."""

@@ -21,6 +21,7 @@ import numpy as np
 from amends.chat.client import Client, Usage
 from amends.constraints.constraint import Constraint, Request, Verdict
 from amends.constraints.looked import look
+from amends.core.chance import no_better
 from amends.core.rng import stream_seed
 
 RESAMPLES = 1000
@@ -112,7 +113,7 @@ def rates(pairs: Sequence[Pair], seed: int = 0) -> Rates:
     balanced = _estimate(float(_balanced(counts_R4.sum(0))), _balanced(draws_B4))
     kappa = _estimate(float(_kappa(counts_R4.sum(0))), _kappa(draws_B4))
     found = Rates(len(read), int(tp + fn), len(pairs) - len(read), tpr, tnr, balanced, kappa)
-    return replace(found, warning=_warning(found))
+    return replace(found, warning=no_better(tpr.value, tnr.value, balanced.value, balanced.high))
 
 
 def calibration(pairs: Sequence[Pair], usage: Usage | None = None, seed: int = 0) -> Calibration:
@@ -147,17 +148,6 @@ async def calibrated(critic: _Asked, cases: Iterable[Case], client: Client, *, h
 
 def _without_checker(constraint: Constraint) -> Constraint:
     return replace(constraint, checker=None)  # type: ignore[type-var]
-
-
-def _warning(found: Rates) -> str:
-    if math.isnan(found.balanced.value):
-        return ""
-    if found.balanced.high < 0.5:
-        return f"worse than chance: balanced accuracy {found.balanced.value:.2f}, at most {found.balanced.high:.2f}"
-    if found.tpr.value + found.tnr.value <= 1:
-        return f"no better than chance: it calls {found.tpr.value:.0%} of the violated constraints violated, and " \
-               f"{1 - found.tnr.value:.0%} of the met ones"  # fmt: skip
-    return ""
 
 
 def _wilson(hits: float, n: float) -> Estimate:

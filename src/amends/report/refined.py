@@ -29,9 +29,12 @@ class Pair:
     equal: bool
     """Whether the two cost as many calls."""
     value: float
+    """The mean over requests of each one's mean difference over the seeds."""
     won: int
+    """Requests whose mean difference is above 0."""
     lost: int
     p: float
+    """Of the exact sign test over requests; with one seed, McNemar's."""
 
     @property
     def sentence(self) -> str:
@@ -42,7 +45,7 @@ class Pair:
         else:
             verdict = f"{self.arm} is {'better' if self.value > 0 else 'worse'} than {self.other} {cost}"
         points = f"{100 * self.value:+.1f} points".replace("-", "\N{MINUS SIGN}")
-        return f"{verdict}: {points}, {self.won} requests gained and {self.lost} lost, McNemar p = {self.p:.2g}."
+        return f"{verdict}: {points}, {self.won} requests gained and {self.lost} lost, exact p = {self.p:.2g}."
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Refining:
     pairs: tuple[Pair, ...]
     ends: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     """For each arm, why its requests ended, the most frequent reason first."""
+    judge: str = ""
+    """How far the judge can be believed that was asked about what no code decides; empty where none was."""
 
 
 def refining(run: RunData, table: Table) -> Refining | None:
@@ -63,7 +68,8 @@ def refining(run: RunData, table: Table) -> Refining | None:
     arms = [s for s in table.subjects if table.cell(s, names[0])]
     scores = {arm: _scores(run, arm, names[0]) for arm in arms}
     pairs = tuple(p for p in (_pair(scores, *pair) for pair in _wanted(run, arms)) if p is not None)
-    return Refining(_sentence(table, names[0], arms, pairs), pairs, tuple((arm, _ends(run, arm)) for arm in arms))
+    ends = tuple((arm, _ends(run, arm)) for arm in arms)
+    return Refining(_sentence(table, names[0], arms, pairs), pairs, ends, _judge(table, arms))
 
 
 def _sentence(table: Table, metric: str, arms: list[str], pairs: tuple[Pair, ...]) -> str:
@@ -82,14 +88,20 @@ def _wanted(run: RunData, arms: list[str]) -> list[tuple[str, str, bool]]:
     return [*matched, *((arm, arms[0], False) for arm in arms[1:])]
 
 
-def _pair(scores: Mapping[str, Mapping[Any, float]], arm: str, other: str, equal: bool) -> Pair | None:
+def _pair(scores: Mapping[str, Mapping[tuple[int, str], float]], arm: str, other: str, equal: bool) -> Pair | None:
+    """Requests are what is independent, seeds of one are not: a request's gap is its mean over the seeds that both arms have.
+
+    The test is the exact sign test of these gaps, which with one seed is McNemar's.
+    """
     own, theirs = scores[arm], scores[other]
-    both = own.keys() & theirs.keys()
-    if not both:
+    gaps: dict[str, list[float]] = {}
+    for seed, row in sorted(own.keys() & theirs.keys()):
+        gaps.setdefault(row, []).append(own[seed, row] - theirs[seed, row])
+    if not gaps:
         return None
-    gaps = [own[row] - theirs[row] for row in both]
-    won, lost = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
-    return Pair(arm, other, equal, sum(gaps) / len(gaps), won, lost, mcnemar(won, lost))
+    means = [sum(several) / len(several) for several in gaps.values()]
+    won, lost = sum(g > 0 for g in means), sum(g < 0 for g in means)
+    return Pair(arm, other, equal, sum(means) / len(means), won, lost, mcnemar(won, lost))
 
 
 def _scores(run: RunData, arm: str, metric: str) -> dict[tuple[int, str], float]:
@@ -107,6 +119,29 @@ def _ends(run: RunData, arm: str) -> tuple[tuple[str, int], ...]:
         if re.fullmatch(rf"\d+-{re.escape(arm)}(-seed\d+)?", folder.name):
             counted.update(str(row.get("stopped")).replace("_", " ") for row in _rows(folder / "model" / "records.jsonl"))
     return tuple(counted.most_common())
+
+
+def _judge(table: Table, arms: list[str]) -> str:
+    """The judge against code on every arm's answers: the range of its rates, and where it is no better than a coin."""
+    roles = [m.partition(".")[2] for m in table.metrics if m.partition(".")[0] in ("judge_tpr", "judge_tnr")]
+    if not roles:
+        return ""
+    pairs = [(table.cell(arm, f"judge_tpr.{roles[0]}"), table.cell(arm, f"judge_tnr.{roles[0]}")) for arm in arms]
+    known = [(tpr.value, tnr.value) for tpr, tnr in pairs if tpr is not None and tnr is not None]
+    if not known:
+        return "The judge could not be held against code: that takes constraints of both kinds, met ones and violated ones."
+    tpr, tnr = (_range([pair[i] for pair in known]) for i in (0, 1))
+    poor = sum(sum(pair) <= 1 for pair in known)
+    said = f"Where code decides, the judge calls {tpr} of the violated constraints violated and {tnr} of the met ones met"
+    if not poor:
+        return f"{said}; the two shares of a coin add up to 100\N{NO-BREAK SPACE}%."
+    where = "" if len(known) == 1 else f" on {'each' if poor == len(known) else poor} of {len(known)} arms"
+    return f"{said}; that is no better than a coin{where}: do not believe what it says of the other constraints."
+
+
+def _range(values: list[float]) -> str:
+    low, high = words.share(min(values)), words.share(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

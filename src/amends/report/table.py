@@ -33,7 +33,8 @@ _BASES = (
 _IN_UNIT_RANGE = frozenset({
     *_BASES, "truth_ratio", "mia", "exact_memorisation", "extraction_strength", "repetition", "verbatim_memory",
     "knowledge_memory", "harness", "mia_efficacy", "mia_privacy", "auroc", "auroc_within", "tpr", "fpr", "flagged",
-    "robust_accuracy", "worst_class",
+    "robust_accuracy", "worst_class", "all_pass", "constraint_rate", "degenerate", "judged", "judge_balanced", "judge_tpr",
+    "judge_tnr",
 })  # fmt: skip
 _KINDS = ("original", "retrain", "unlearned")
 KEPT_CLOSE = ("ra", "ta")

@@ -322,6 +322,7 @@ class _Run:
         )
         evaluation.weights = partial(self._parameters, stage.name, seed)
         evaluation.first = partial(self._parameters, None, self._effective(stage, seed))
+        evaluation.client = lambda: getattr(self._fresh(self._effective(stage, seed)), "client", None)
         if not load_reading(evaluation, path, key):
             evaluation.subject = subject if subject is not None else self._load(stage.name, seed)
             shown_roles = [r for r in reading.show if r in self.data and hasattr(evaluation.subject, "generate")]

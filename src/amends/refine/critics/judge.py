@@ -20,6 +20,7 @@ from amends.refine.asking import ask_all, drawn
 from amends.refine.calibration import Calibration, Case, calibrated
 from amends.refine.frame import data_note, fenced
 from amends.refine.parsing import Said, read_verdict, read_verdicts
+from amends.refine.preferring import preference_prompt, read_preference
 
 LIKELIEST = 10
 """Words whose probabilities are asked for, among them the spellings of yes and no."""
@@ -65,6 +66,16 @@ class Judge:
     async def calibrate(self, cases: Sequence[Case], client: Client) -> Calibration:
         """This judge against the checkers, on the constraints that have one; the judge does not see what they find."""
         return await calibrated(self, cases, client)
+
+    async def prefers(self, request: Request, first: str, second: str, client: Client) -> tuple[bool | None, Usage]:
+        """Whether the first of two answers does more for the task, whatever their form; None where that cannot be read.
+
+        One call, without votes. Raises what the client raises: a call that failed is no answer.
+        """
+        longest, likeliest = (self.max_tokens, 0) if self.reason else (4, LIKELIEST)
+        params = drawn(max_tokens=longest, seed=self.seed, top_logprobs=likeliest)
+        done = await (self.client or client).complete(preference_prompt(request, first, second, self.reason), params)
+        return read_preference(done.text, done.logprobs), done.usage
 
     def _params(self, vote: int, many: int) -> Params:
         longest = self.max_tokens * (many if self.batched else 1) if self.reason or self.batched else 4
