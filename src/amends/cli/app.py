@@ -11,6 +11,7 @@ import typer
 
 from amends.cli import audit, bench, compare, doctor, export, ledger, listing, refine, run, serve, sweep, unlearn
 from amends.core.errors import UserError
+from amends.core.shown import shown
 
 app = typer.Typer(
     name="amends",
@@ -47,7 +48,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {shown(' '.join(str(error).split()))}\n")
         sys.exit(2)
     except ModuleNotFoundError as error:
         remedy = doctor.OPTIONAL.get(str(error.name).partition(".")[0])
