@@ -228,3 +228,46 @@ def test_no_answer_at_all_is_one_sentence_with_a_remedy(amends: Amends) -> None:
     assert several.code == wrong.code == 2 and several.out == wrong.out == ""
     assert several.err.splitlines()[-1].endswith("it lists 2 models (a, b): name one by --name")
     assert "status 404" in wrong.err.splitlines()[-1] and "\x1b" not in wrong.err
+
+
+def test_what_refine_kept_is_exported_like_a_run(amends: Amends) -> None:
+    with server(says("one, two three", "one two three")) as s:
+        words = ("--model", s.base_url, "--sheet", "sheet.yaml", "--no-repair", "--out", "o.json")
+        assert amends("refine", *words).out == "one two three\n"
+    said = amends("export", "o.json", "--pairs", "p.jsonl", "--critic", "c.jsonl")
+    assert (said.code, said.out) == (0, "1 pairs: p.jsonl\n4 rows: c.jsonl\n")
+    pair = json.loads(Path("p.jsonl").read_text())
+    assert (pair["chosen"], pair["rejected"], pair["gained"]) == ("one two three", "one, two three", ["c1"])
+    whole = Path("o.json").read_text()
+    for text, sentence in ((whole[:-9], "is no whole JSON file"), ("{}", "not a refined answer"), ("\x00", "is no whole JSON")):
+        Path("cut.json").write_text(text)
+        said = amends("export", "cut.json", "--pairs", "p2.jsonl")
+        assert said.code == 2 and f"error: cut.json: {sentence}" in said.err and not Path("p2.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("export", "nowhere", "--pairs", "p.jsonl"), "nowhere: no such folder or file"),
+        (("export", ".", "--pairs", "none/p.jsonl"), "--pairs none/p.jsonl: there is no folder none"),
+        (("export", "answer.txt", "--pairs", "p.jsonl", "--stages", "a"), "--stages: answer.txt is one answer"),
+        (("proxy", "--to", "127.0.0.1:80/v1"), "--to 127.0.0.1:80/v1: is no address"),
+        (("proxy", "--to", "packaged"), "--to packaged: is no address"),
+        (("proxy", "--to", "http://a:99999/v1"), "look at its host and port"),
+        (
+            ("proxy", "--to", "http://127.0.0.1:1/v1", "--plain", "--sheet", "sheet.yaml"),
+            "--sheet: does nothing beside --plain",
+        ),
+    ],
+)
+def test_mistakes_beside_refine(amends: Amends, words: tuple[str, ...], sentence: str) -> None:
+    said = amends(*words)
+    assert said.code == 2 and said.err.startswith("error: ") and sentence in said.err
+
+
+@pytest.mark.parametrize("command", ["refine", "serve", "proxy", "export"])
+def test_help_has_examples_one_a_line(amends: Amends, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in amends(command, "--help").out.splitlines()]
+    found = [line for line in lines[lines.index("Examples:") :] if line][1:]
+    assert len(found) >= 2 and all(line.startswith(f"amends {command}") and "  # " in line for line in found), found

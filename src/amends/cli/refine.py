@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from amends.cli.options import examples
 from amends.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from amends.refine.arms.decrim import DeCRIM
     from amends.refine.parts import Refined
 
+EXAMPLES = examples(
+    ("amends refine --sheet s.yaml", "prompt and constraints from a file"),
+    ('amends refine "In 9 words: why?" --model http://127.0.0.1:8080/v1', "a server"),
+    ("amends refine --sheet s.yaml --answer a.txt", "mends an answer that is there"),
+    ("amends refine --check --sheet s.yaml --answer a.txt", "exit 1 if it breaks"),
+)
 Prompt = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="What is asked; `-` reads it from standard input.")]
 Model = Annotated[str, typer.Option(help="A server's address up to /v1, a folder, a .gguf file, a hub name, or `packaged`.")]
 CriticName = Annotated[
@@ -81,7 +88,7 @@ def refine(
     if not asked.strip():
         raise UserError("refine: nothing is asked: give a prompt, `-` to read it from standard input, or a sheet with a prompt")
     for path, at in ((save_sheet, "--save-sheet"), (out, "--out")):
-        _writable(path, at)
+        writable(path, at)
     stop = Stop()
     request = Request("prompt", asked, given.constraints if given else (), *((given.task, given.context) if given else ()))
     arm = DeCRIM(
@@ -253,7 +260,7 @@ def read_text(path: Path, at: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _writable(path: Path | None, at: str) -> None:
+def writable(path: Path | None, at: str) -> None:
     """Found out before a call is paid for."""
     if path is None:
         return
