@@ -232,3 +232,15 @@ def test_an_edited_manifest_shows(tmp_path: Path) -> None:
     edit(run, "manifest.json", {"profile": "smoke"})
     text = page_of(run).text
     assert "profile smoke" in text and "The profile 'smoke' was run" in text
+
+
+def test_requests_without_an_expected_answer_are_not_said_to_differ_from_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    said = [
+        {"role": "test", "id": "r1", "question": "A poem.", "expected": "", "answers": {"single": "A <b>", "decrim": "B"}},
+        {"role": "test", "id": "r2", "question": "Write a list.", "expected": "", "answers": {"single": "A", "decrim": ""}},
+    ]
+    put(run / "samples/answers.jsonl", lines(said))
+    section = build(run).read_text(encoding="utf-8").split('<section id="answers">')[1].split("</section>")[0]
+    assert "A &lt;b&gt;" in section and "(nothing)" in section
+    assert not [word for word in ("differs", "expected", "Telling", "before and after", "\N{WHITE CIRCLE}") if word in section]

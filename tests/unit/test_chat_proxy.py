@@ -301,7 +301,7 @@ def test_it_listens_on_this_machine_alone_unless_told() -> None:
 
 
 def test_mistakes_on_the_command_line_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="--to.base_url: .*no address"):
+    with pytest.raises(UserError, match="--to 127.0.0.1:80: is no address"):
         commands.proxy(to="127.0.0.1:80", plain=True)
     with pytest.raises(UserError, match="no_model.gguf: no such GGUF file"):
         commands.serve(model="no_model.gguf")
@@ -348,3 +348,23 @@ def test_a_loop_without_any_answer_is_an_error_of_the_server_behind() -> None:
     with server(broken) as s, running(Proxy(behind(s.base_url, model="small"), answer=Looped(arm))) as port:
         status, said = fault(port, {"model": "small", "messages": HI})
         assert status >= 500 and "out of order" in said
+
+
+def test_the_status_of_the_server_behind_reaches_the_caller_through_the_loop() -> None:
+    """A client waits after 429 and asks for a key after 401; after 502 it does neither."""
+
+    def refuses(handler: Handler, number: int) -> bool:
+        status = 401 if "key" in handler.state.seen[-1]["messages"][-1]["content"] else 429
+        handler.answer(status, {"error": {"message": "not now"}}, {"Retry-After": "0"})
+        return True
+
+    arm = DeCRIM(decomposer=Gold(), critic=Programmatic(), rounds=1)
+    with server(refuses) as s, running(Proxy(behind(s.base_url, model="small"), answer=Looped(arm))) as port:
+        for text, status in (("key?", 401), ("again?", 429)):
+            got, said = fault(port, {"model": "small", "messages": [{"role": "user", "content": text}]})
+            assert got == status and "not now" in said
+
+
+def test_a_place_to_listen_that_is_none() -> None:
+    with server() as s, pytest.raises(UserError, match=r"256\.0\.0\.1: is no address to listen on .*127\.0\.0\.1"):
+        proxies.run(Proxy(behind(s.base_url)), "256.0.0.1", 0, lambda _: None)

@@ -173,7 +173,7 @@ def facts(*sets: str) -> dict[str, Any]:
         (["seeds=[-1]"], r"recipe\.seeds\.0: Input should be greater than or equal to 0, got -1"),
         (["expect.0.that=npo.utilty"], r"expect\.0\.that: nothing measured is called 'utilty' \(did you mean 'utility'\?\)"),
         (["subject="], "subject: a recipe needs it"),
-        (["reading.show=forget"], r"reading\.show: .*valid tuple"),
+        (["reading.show=forget"], r"reading\.show: .*valid list"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_recipe_names_its_path(sets: list[str], message: str) -> None:

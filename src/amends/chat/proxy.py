@@ -193,6 +193,10 @@ def run(proxy: Proxy, host: str, port: int, said: Callable[[str], None]) -> None
     """
     import uvicorn
 
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError as error:
+        raise UserError(f"{host}: is no address to listen on ({error.strerror}): 127.0.0.1 is this machine alone") from None
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -11,6 +11,7 @@ import typer
 
 from amends.cli import audit, bench, compare, doctor, export, ledger, listing, refine, run, serve, sweep, unlearn
 from amends.core.errors import UserError
+from amends.core.shown import shown
 
 app = typer.Typer(
     name="amends",
@@ -23,8 +24,8 @@ app = typer.Typer(
 
 app.command("unlearn")(unlearn.unlearn)
 app.command("audit")(audit.audit)
-app.command("refine")(refine.refine)
-app.command("export")(export.export)
+app.command("refine", epilog=refine.EXAMPLES)(refine.refine)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)
@@ -36,8 +37,8 @@ app.command("methods")(listing.methods)
 app.command("runs")(listing.runs)
 app.command("show")(listing.show)
 app.command("check")(listing.check)
-app.command("serve")(serve.serve)
-app.command("proxy")(serve.proxy)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("proxy", epilog=serve.PROXY_EXAMPLES)(serve.proxy)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app)
 
@@ -47,7 +48,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {shown(' '.join(str(error).split()))}\n")
         sys.exit(2)
     except ModuleNotFoundError as error:
         remedy = doctor.OPTIONAL.get(str(error.name).partition(".")[0])

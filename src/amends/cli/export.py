@@ -8,9 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from amends.cli.options import examples
 from amends.core.errors import UserError
 
-Run = Annotated[Path, typer.Argument(help="The folder of a run whose stages answer requests.")]
+EXAMPLES = examples(
+    ("amends export runs/NAME/TIME-HASH --pairs p.jsonl", "for preference training"),
+    ("amends export runs/NAME/TIME-HASH --critic c.jsonl", "for `run critic`"),
+    ("amends export o.json --pairs p.jsonl", "of one `refine --out o.json`"),
+)
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run's folder whose stages answer requests, or what `refine --out` wrote."),
+]
 
 
 def export(
@@ -22,12 +31,20 @@ def export(
 ) -> None:  # fmt: skip
     """Write a run's answers as training data: JSON Lines of preference pairs, of a critic's rows, or both."""
     from amends.cli.audit import names
+    from amends.cli.refine import writable
     from amends.refine.export import EXACT, critic_rows, preference_pairs, write_rows
     from amends.runs import console
 
     if pairs is None and critic is None:
         raise UserError("export: say what to write: --pairs FILE, --critic FILE, or both")
-    answered = [one for path in _records(run, names(stages, "--stages")) for one in _refined(path)]
+    for path, at in ((pairs, "--pairs"), (critic, "--critic")):
+        writable(path, at)
+    if run.is_file():
+        if stages:
+            raise UserError(f"--stages: {run} is one answer and has no stages")
+        answered = [_one(run)]
+    else:
+        answered = [one for path in _records(run, names(stages, "--stages")) for one in _refined(path)]
     every: list[dict[str, Any]]
     if pairs is not None:
         every = [row for one in answered for row in preference_pairs(one)]
@@ -41,6 +58,8 @@ def export(
 def _records(run: Path, wanted: tuple[str, ...]) -> list[Path]:
     from amends.subjects.responder import RECORDS
 
+    if not run.exists():
+        raise UserError(f"{run}: no such folder or file: give the folder of a run, runs/NAME/TIME-HASH")
     if not (run / "stages").is_dir():
         raise UserError(f"{run}: holds no stages: give the folder of a run, runs/NAME/TIME-HASH")
     found = {path: path.parents[1].name.partition("-")[2] for path in sorted(run.glob(f"stages/*/model/{RECORDS}"))}
@@ -50,6 +69,18 @@ def _records(run: Path, wanted: tuple[str, ...]) -> list[Path]:
     if lacking is not None:
         raise UserError(f"--stages {lacking}: no stage of this run is called so (known: {', '.join(found.values())})")
     return [path for path, name in found.items() if not wanted or name in wanted]
+
+
+def _one(path: Path) -> Any:
+    """What `amends refine --out` wrote."""
+    from amends.refine.saved import from_json
+
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: is no whole JSON file ({error}): write it again with `amends refine --out`") from None
 
 
 def _refined(path: Path) -> list[Any]:

@@ -47,6 +47,11 @@ Attacks = Annotated[bool, typer.Option("--attack/--no-attack", help="Try to brin
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 
 
+def examples(*lines: tuple[str, str]) -> str:
+    """The end of a help page: commands to copy, each with what it does, short enough to stay on one line of 80 columns."""
+    return "\n\n".join(["Examples:", *(f"{command}  # {what}" for command, what in lines)])
+
+
 def add_plugins(files: list[Path] | None) -> None:
     """Adds the user's own specs to the catalog before a recipe is read."""
     for file in files or ():

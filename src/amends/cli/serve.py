@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from amends.cli.options import examples
+from amends.core.errors import UserError
+
 if TYPE_CHECKING:
     from amends.refine.in_front import Looped
 
+EXAMPLES = examples(
+    ("amends serve", "the packaged model on port 8080"),
+    ("amends serve model.gguf --parallel 8 --port 0", "another one, on a free port"),
+)
+PROXY_EXAMPLES = examples(
+    ("amends proxy --to http://127.0.0.1:8080/v1", "each one's own constraints"),
+    ("amends proxy --to http://127.0.0.1:8080/v1 --sheet s.yaml", "one for all"),
+    ("amends proxy --to https://api.example/v1 --plain", "passes everything on"),
+)
 Gguf = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .gguf file, or `packaged`: SmolLM2-135M-Instruct from a package.")
 ]
@@ -58,9 +70,14 @@ def proxy(
     """Stand in front of a server of OpenAI's protocol and mend its answers; callers' keys are passed on and kept nowhere."""
     from amends.chat.clients.openai_api import OpenAIAPI
     from amends.chat.proxy import Proxy, is_loopback, pass_on, run
+    from amends.cli.refine import address
     from amends.core.spec import build
     from amends.runs import console
 
+    if not address(to, "--to"):
+        raise UserError(f"--to {to}: is no address such as http://127.0.0.1:8080/v1: begin with http:// or https://")
+    if plain and sheet is not None:
+        raise UserError("--sheet: does nothing beside --plain, which passes everything on: leave one of them out")
     fields = {"base_url": to, "model": model, "key_env": "", "concurrency": concurrency, "timeout": timeout, "retries": 2}
     behind = build(OpenAIAPI, {**fields, "deadline": timeout}, "--to")
     if not is_loopback(host):

@@ -58,6 +58,8 @@ def check_order(constraints: Sequence[Constraint], at: str) -> None:
         before = {name: needed - set(free) for name, needed in before.items() if name not in free}
     if before:
         names = ", ".join(before)
+        if len(before) == 1:
+            raise UserError(f"{at}.{names}.depends_on: it depends on itself; take that away")
         raise UserError(f"{at}: {names} depend on one another in a circle; take one `depends_on` away")
 
 

@@ -81,14 +81,15 @@ def parse(text: str, at: str = "sheet") -> Sheet:
 def from_plain(value: Any, at: str = "sheet") -> Sheet:
     """A sheet from plain mappings and lists."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{at}: expected a mapping with `constraints:`, got {type(value).__name__}")
-    _known(value, _KEYS, at)
+        got = "nothing: the file is empty" if value is None else type(value).__name__
+        raise UserError(f"{at}: expected a mapping with `constraints:`, got {got}")
+    _known(value, _KEYS, f"{at}: ")
     items = value.get("constraints")
     if not isinstance(items, list) or not items:
-        raise UserError(f"{at}.constraints: expected a list of constraints, got {items!r}")
+        raise UserError(f"{at}: constraints: expected a list of at least one constraint, got {items!r}")
     for key in ("prompt", "task", "context"):
         if not isinstance(value.get(key) or "", str):
-            raise UserError(f"{at}.{key}: expected text, got {value[key]!r}")
+            raise UserError(f"{at}: {key}: expected text, got {value[key]!r}")
     constraints = tuple(_constraint(item, i, f"{at}: constraints") for i, item in enumerate(items))
     check_order(constraints, f"{at}: constraints")
     return Sheet(constraints, *(value.get(key) or "" for key in ("prompt", "task", "context")))
@@ -97,19 +98,21 @@ def from_plain(value: Any, at: str = "sheet") -> Sheet:
 def _known(value: Mapping[Any, Any], keys: tuple[str, ...], at: str) -> None:
     for key in value:
         if key not in keys:
-            raise UserError(f"{at}.{key}: there is no such key{nearest(str(key), keys)}")
+            raise UserError(f"{at}{key}: there is no such key{nearest(str(key), keys)}")
 
 
 def _constraint(item: Any, i: int, at: str) -> Constraint:
     if not isinstance(item, Mapping):
         raise UserError(f"{at}[{i}]: expected a mapping with `id:` and `text:`, got {item!r}")
     at = f"{at}.{item['id']}" if isinstance(item.get("id"), str) else f"{at}[{i}]"
-    _known(item, _OF_ONE, at)
+    _known(item, _OF_ONE, f"{at}.")
     checker = _checker(item, at)
     plain = {key: value for key, value in item.items() if key not in ("use", "args", "checker")}
     if checker is not None and not plain.get("text"):
         plain["text"] = checker.told()
     built = build(Constraint, plain, at)
+    if not built.id.strip():
+        raise UserError(f"{at}.id: is empty; verdicts and `depends_on` name a constraint by its id")
     if not built.text.strip():
         raise UserError(f"{at}.text: a constraint without a checker needs words that a judge can decide by")
     return dataclasses.replace(built, checker=checker)
@@ -161,10 +164,11 @@ def used(checker: Any) -> str:
 
 
 def save(sheet: Sheet, path: Path | str) -> None:
-    """Writes a sheet, JSON where the file's name ends so and YAML else."""
+    """Writes a sheet, JSON where the file's name ends so and YAML else. Raises UserError where it cannot be written."""
     path = Path(path)
     plain = to_plain(sheet)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        path.write_text(yamls.dump(plain), encoding="utf-8")
+    text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else yamls.dump(plain)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}): give another file") from None

@@ -70,7 +70,12 @@ def build(cls: type[T], values: Any, at: str) -> T:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         wrong = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        raise UserError(f"{at}{'.' + where if where else ''}: {first['msg']}{wrong}") from None
+        raise UserError(f"{at}{'.' + where if where else ''}: {_plainly(first['msg'])}{wrong}") from None
+
+
+def _plainly(said: str) -> str:
+    """Pydantic's words without its own and Python's: a file knows lists, and no tuples."""
+    return said.removeprefix("Value error, ").replace("valid tuple", "valid list")
 
 
 def _part(hint: Any, value: Any, at: str) -> Any:

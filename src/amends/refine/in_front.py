@@ -8,7 +8,7 @@ a sheet that holds for every request, such as a house style.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amends.chat.client import BudgetSpent, Client, ClientError, Completion, Message, Params
@@ -21,6 +21,8 @@ class Before:
 
     client: Client
     turns: tuple[Message, ...]
+    failed: list[ClientError] = field(default_factory=list, compare=False)
+    """What went wrong, for whoever has to say so with the status that the server gave."""
 
     @property
     def name(self) -> str:
@@ -32,9 +34,16 @@ class Before:
         own = [m.content for m in messages if m.role == "system"]
         rest = [m for m in messages if m.role != "system"]
         if not own or not self.turns or self.turns[0].role != "system":
-            return await self.client.complete([*(m for m in messages if m.role == "system"), *self.turns, *rest], params)
+            return await self._asked([*(m for m in messages if m.role == "system"), *self.turns, *rest], params)
         first = Message("system", "\n\n".join([self.turns[0].content, *own]))
-        return await self.client.complete([first, *self.turns[1:], *rest], params)
+        return await self._asked([first, *self.turns[1:], *rest], params)
+
+    async def _asked(self, messages: Sequence[Message], params: Params) -> Completion:
+        try:
+            return await self.client.complete(messages, params)
+        except ClientError as error:
+            self.failed.append(error)
+            raise
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,10 @@ class Looped:
             return await client.complete(messages, params)
         request = Request("request", messages[last].content, self.constraints)
         arm = replace(self.arm, params=replace(params, schema=None))
-        refined = await arm.answer(request, Before(client, tuple(messages[:last])))
+        before = Before(client, tuple(messages[:last]))
+        refined = await arm.answer(request, before)
         if not refined.text and refined.stopped in ("client_error", "budget"):
+            if before.failed:  # a caller acts on the status: a 429 is no 502
+                raise before.failed[0]
             raise (BudgetSpent if refined.stopped == "budget" else ClientError)("; ".join(refined.notes) or "no answer came")
         return Completion(refined.text, refined.usage)

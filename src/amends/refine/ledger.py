@@ -11,6 +11,8 @@ from rich.text import Text
 
 from amends.chat.client import Usage
 from amends.constraints.constraint import Verdict
+from amends.constraints.looked import EMPTY
+from amends.core.shown import shown
 from amends.refine.parts import Attempt, Refined, StopReason
 from amends.refine.saved import from_json, to_json
 from amends.refine.scoring import changed, tally
@@ -38,10 +40,10 @@ def ledger(refined: Refined) -> RenderableType:
     for attempt in refined.attempts:
         parts += [Text(""), _heading(refined, attempt)]
         parts += [_table(refined, attempt)] if attempt.verdicts else []
-        parts += [Text(f"  warning: {warning}", style="yellow") for warning in attempt.warnings]
+        parts += [Text(f"  warning: {shown(warning)}", style="yellow") for warning in attempt.warnings]
     parts += [Text(""), Text(f"Ended because {WHY[refined.stopped]}. {_verdict(refined)}", style="bold")]
     parts.append(Text(f"In all: {_cost(refined.usage)}."))
-    parts += [Text(f"note: {note}") for note in refined.notes]
+    parts += [Text(f"note: {_line(note)}") for note in refined.notes]
     return Group(*parts)
 
 
@@ -70,9 +72,8 @@ def _table(refined: Refined, attempt: Attempt) -> Table:
     for v in attempt.verdicts:
         word, colour = _MARK[v.passed]
         news = _news(refined, attempt, v)
-        table.add_row(
-            v.constraint, Text(texts.get(v.constraint, "")), Text(word + news, style=colour), Text(_found(v)), v.source
-        )  # fmt: skip
+        text = Text(_line(texts.get(v.constraint, "")))
+        table.add_row(Text(_line(v.constraint)), text, Text(word + news, style=colour), Text(_found(v)), v.source)
     return table
 
 
@@ -87,8 +88,9 @@ def _news(refined: Refined, attempt: Attempt, verdict: Verdict) -> str:
 
 
 def _found(verdict: Verdict) -> str:
-    """Measured and asked for where a checker measured; the reason of one who judged."""
-    if verdict.target:
+    """Measured and asked for where a checker measured and that is why; else the reason: a judge's, or what it rests on."""
+    for_itself = verdict.passed is not False or (verdict.distance > 0 and verdict.reason != EMPTY)
+    if verdict.target and (for_itself or not verdict.reason):
         return f"{_line(str(verdict.measured), 40)} -> {_line(verdict.target, 60)}"
     return _line(verdict.reason, 120)
 
@@ -105,9 +107,11 @@ def _cost(usage: Usage) -> str:
     if usage == Usage():
         return "at no cost"
     calls = f"{usage.calls} call{'' if usage.calls == 1 else 's'}"
+    if usage.cached:
+        calls += " (from the cache)" if usage.cached == usage.calls else f" ({usage.cached} from the cache)"
     return f"{calls}, {usage.prompt_tokens} tokens read, {usage.new_tokens} written, {usage.seconds:.1f} s"
 
 
-def _line(text: Any, longest: int) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= longest else line[: longest - 3] + "..."
+def _line(text: Any, longest: int | None = None) -> str:
+    line = shown(" ".join(str(text).split()))
+    return line if longest is None or len(line) <= longest else line[: longest - 3] + "..."

@@ -56,7 +56,12 @@ class Group:
     asked: tuple[Asked, ...]
     total: int
     says: tuple[tuple[str, int], ...]
-    """How many of all rows each subject still answers as expected."""
+    """How many of all rows each subject still answers as expected; none where nothing is expected."""
+
+    @property
+    def expects(self) -> bool:
+        """Whether some row has an expected answer; requests with constraints have none."""
+        return bool(self.says)
 
     @property
     def first(self) -> tuple[Asked, ...]:
@@ -118,7 +123,7 @@ def _group(role: str, lines: Sequence[Row], kinds: dict[str, str]) -> Group:
     asked = [_asked(role, line, kinds) for line in lines]
     counts: dict[str, int] = {}
     for row in asked:
-        for answer in row.answers:
+        for answer in row.answers if any(a.word for a in row.answers) else ():
             counts[answer.subject] = counts.get(answer.subject, 0) + answer.says_it
     return Group(role, tuple(asked[:MOST_ROWS]), len(asked), tuple(counts.items()))
 
@@ -133,10 +138,9 @@ def _asked(role: str, line: Row, kinds: dict[str, str]) -> Asked:
     for subject in order:
         text, kind = given[subject], kinds.get(subject, "unlearned")
         hit = says(text, expected, keys or ())
-        word = _word(role, hit, telling(expected, question), text)
-        answers.append(
-            Answer(subject, kind, pieces(text, expected, question), _symbol(hit, word), word, _change(kind, text, before), hit)
-        )
+        word = _word(role, hit, telling(expected, question), text) if expected.strip() or keys else ""
+        symbol = _symbol(hit, word) if word else ""
+        answers.append(Answer(subject, kind, pieces(text, expected, question), symbol, word, _change(kind, text, before), hit))
     return Asked(str(line.get("id", "")), question, expected, tuple(answers))
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from amends.core.shown import shown
+
 SHOWN_AFTER = 2.0
 """Seconds of work before a bar appears."""
 LINE_EVERY = 15.0
@@ -22,8 +24,8 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str, style: str = "") -> None:
-    """One sentence on standard error; nothing in it is read as markup."""
-    screen.print(escape(text), style=style or None)
+    """One sentence on standard error; nothing in it is read as markup, or by the terminal as a command."""
+    screen.print(escape(shown(text)), style=style or None)
 
 
 class Bar:
@@ -35,10 +37,10 @@ class Bar:
         self._rich: Progress | None = None
         self._shown = ""
 
-    def advance(self, steps: int = 1, **shown: object) -> None:
-        """Moves on; `shown` values stand beside the bar."""
+    def advance(self, steps: int = 1, **values: object) -> None:
+        """Moves on; `values` stand beside the bar."""
         self.done += steps
-        self._shown = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+        self._shown = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         elapsed = time.monotonic() - self._began
         if elapsed < SHOWN_AFTER:
             return
@@ -96,13 +98,13 @@ def busy(label: str) -> Iterator[None]:
         say(f"  {label} ...")
         yield
         return
-    with screen.status(escape(label)):
+    with screen.status(escape(shown(label))):
         yield
 
 
 def out(text: str) -> None:
-    """Results go to standard output, unadorned, so that they can be piped."""
-    sys.stdout.write(text + "\n")
+    """Results go to standard output, unadorned, so that they can be piped; control characters are shown and not sent."""
+    sys.stdout.write(shown(text) + "\n")
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:

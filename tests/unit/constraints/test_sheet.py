@@ -81,9 +81,17 @@ def test_loose_checks_take_the_first_and_last_line_away() -> None:
 
 REFUSED: list[tuple[Any, str]] = [
     ("a", r"f: expected a mapping with `constraints:`, got str"),
-    ({"constraints": []}, r"f\.constraints: expected a list of constraints"),
-    ({"constraint": []}, r"f\.constraint: there is no such key \(did you mean 'constraints'\?\)"),
-    ({"prompt": 3, "constraints": [{"id": "a", "text": "b"}]}, r"f\.prompt: expected text, got 3"),
+    ({"constraints": []}, r"f: constraints: expected a list of at least one constraint"),
+    ({"constraint": []}, r"f: constraint: there is no such key \(did you mean 'constraints'\?\)"),
+    ({"prompt": 3, "constraints": [{"id": "a", "text": "b"}]}, r"f: prompt: expected text, got 3"),
+    (None, r"f: expected a mapping with `constraints:`, got nothing: the file is empty"),
+    ({"constraints": [{"id": " ", "use": "title"}]}, r"f: constraints\. \.id: is empty"),
+    ({"constraints": [{"id": "a", "use": "title", "depends_on": "b"}]}, r"f: constraints\.a\.depends_on: .*valid list"),
+    (
+        {"constraints": [{"id": "a", "use": "title", "depends_on": ["a"]}]},
+        r"constraints\.a\.depends_on: it depends on itself",
+    ),
+    ({"constraints": [{"id": "a", "use": "matches", "args": {"pattern": "("}}]}, r"args\.pattern: is no regular expression"),
     ({"constraints": ["a"]}, r"f: constraints\[0\]: expected a mapping"),
     ({"constraints": [{"text": "b"}]}, r"f: constraints\[0\]\.id: .*"),
     ({"constraints": [{"id": "a"}]}, r"f: constraints\.a\.text: "),
@@ -141,3 +149,8 @@ def test_order_does_not_matter_for_what_depends_on_what() -> None:
     for constraints in (chain, chain[::-1]):
         assert [v.passed for v in verdicts(constraints, "a, b")] == [False, False, False]
     assert isinstance(Sheet(tuple(chain)).request("r").id, str)
+
+
+def test_a_sheet_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none/s\.yaml: could not be written \(No such file or directory\): give another file"):
+        save(Sheet((Constraint(id="a", text="b", depends_on=()),)), tmp_path / "none" / "s.yaml")

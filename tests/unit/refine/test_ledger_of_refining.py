@@ -12,6 +12,7 @@ from refine_world import KIND, LOWER, OVEN, SHORT, AtMost, Has, Lower, Scripted,
 
 from amends.chat.client import Usage
 from amends.constraints.constraint import Verdict
+from amends.constraints.looked import EMPTY
 from amends.core import catalog
 from amends.core.errors import UserError
 from amends.refine.critics.mixed import Mixed
@@ -140,3 +141,23 @@ def test_what_follows_from_another_verdict_is_no_row() -> None:
     asked = request(SHORT, replace(LOWER, depends_on=("short",)))
     refined = run(refine(asked, Scripted(respond=LONG), decomposer=Gold(), critic=Programmatic(), rounds=0))
     assert [r["constraint"] for r in critic_rows(refined)] == ["short"]
+
+
+def test_a_verdict_that_was_not_measured_is_shown_by_its_reason() -> None:
+    """`3 -> at least 2` beside "violated" would be read as a defect where the cause is another constraint or an empty text."""
+    asked = request(replace(SHORT, depends_on=("c2",)), replace(LOWER, id="c2"))
+    rested = Verdict("c1", False, "checker", "rests on c2, which is violated", 0.0, 3, "at most 6 words")
+    empty = Verdict("c2", False, "checker", EMPTY, 0.0, 0, "small letters", 1.0)
+    refined = Refined(
+        asked, 0, (Attempt(0, "", (replace(rested, constraint=asked.constraints[0].id), empty)),), "budget", Usage()
+    )
+    text = as_text(refined, width=160)
+    assert "rests on c2, which is violated" in text and EMPTY in text
+    assert "3 -> at most" not in text and "0 -> small" not in text
+
+
+def test_what_the_cache_answered_is_counted_beside_the_cost() -> None:
+    refined = mended()
+    assert "4 calls, " in as_text(refined)
+    assert "4 calls (1 from the cache), " in as_text(replace(refined, usage=replace(refined.usage, cached=1)))
+    assert "4 calls (from the cache), " in as_text(replace(refined, usage=replace(refined.usage, cached=4)))
