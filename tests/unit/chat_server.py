@@ -79,7 +79,7 @@ def chat(text: str | None, **more: Any) -> dict[str, Any]:
     """A well-formed answer."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    return {"id": "x", "object": "chat.completion", "model": "small", "choices": [choice], "usage": usage, **more}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "small", "choices": [choice], "usage": usage, **more}
 
 
 class _Quiet(ThreadingHTTPServer):

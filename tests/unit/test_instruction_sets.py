@@ -143,6 +143,15 @@ class TestIFBench:
         with pytest.raises(UserError, match="no request is left"):
             IFBench(file=str(tmp_path / "a.jsonl"), without=("word_count_range",)).load(0)
 
+    def test_the_hubs_form(self, tmp_path: Path) -> None:
+        """Keys are texts, and every object of settings has the keys of all kinds."""
+        padding = {"N": None, "keyword1": None, "percentage": None, "min_words": None, "max_words": None}
+        row = published(
+            0, ("count:keywords_multiple", {**padding, "keyword1": "hull"}), ("count:numbers", {**padding, "N": 3.0})
+        )
+        (sample,) = IFBench(file=written(tmp_path / "a.jsonl", [{**row, "key": "17"}])).load(0)["test"]
+        assert (sample.id, sample.data["kwargs"]) == ("ifbench-17", [{"keyword1": "hull"}, {"N": 3}])
+
     def test_its_checkers_are_those_of_the_package(self, tmp_path: Path) -> None:
         pytest.importorskip("if_verifiable")
         row = published(0, ("count:word_count_range", {"min_words": 2, "max_words": 3}))
@@ -183,6 +192,15 @@ class TestInFoBench:
         first, second = InFoBench(file=file).load(0)["test"]
         assert [c["text"] for c in first.data["constraints"]] == question()["decomposed_questions"]
         assert [c["category"] for c in second.data["constraints"]] == ["style", ""]
+
+    def test_every_kind_of_a_question_counts(self, tmp_path: Path) -> None:
+        file = written(tmp_path / "a.jsonl", [question()])
+        (sample,) = InFoBench(file=file, subsets=("hard_Set",)).load(0)["test"]
+        assert sample.data["kinds"] == ["format", "number", "style"]
+        for kind in sample.data["kinds"]:
+            with pytest.raises(UserError, match="no request is left"):
+                InFoBench(file=file, without=(kind,)).load(0)
+        assert len(InFoBench(file=file, without=("linguistic", "content")).load(0)["test"]) == 1
 
     @pytest.mark.parametrize(
         "change, message",
@@ -241,6 +259,36 @@ class TestFollowBench:
         assert [c["category"] for c in samples["follow-mixed-1-3"].data["constraints"]] == ["format", "content", "style"]
         assert [c["category"] for c in samples["follow-format-1-2"].data["constraints"]] == ["format", "format"]
 
+    def test_all_files_of_the_published_folder(self, tmp_path: Path) -> None:
+        """Ids repeat from file to file; examples begin at level 1, keep their form at each, and hold an answer in it."""
+        parts = ("format", "content", "content", "format", "style")
+        mixed = [level(n, category=", ".join(parts[:n]) or "mixed", target="A story." * (n == 0)) for n in range(6)]
+        written(tmp_path / "mixed_constraints.json", mixed)
+        for kind in ("content", "situation", "style", "format"):
+            written(tmp_path / f"{kind}_constraints.json", [level(n, category=kind, target="(A)") for n in range(6)])
+        ends = ("{answer}", "[Bot]\n{answer}", "The answer is: {answer}", "{{'Bot': '{answer}'}}")
+        answers = ("Rain.", "[Bot]\nRain.", "The answer is: Rain.", "{'Bot': 'Rain.'}")
+        rows = [
+            {**level(n, example, "example", target=f"{{instruction}}\n{ends[example]}"), "answer": answers[example]}
+            for example in range(4)
+            for n in range(1, 6)
+        ]
+        written(tmp_path / "example_constraints.json", rows)
+        samples = FollowBench(path=str(tmp_path)).load(0)["test"]
+        assert len(samples) == len({s.id for s in samples}) == 5 * (5 + 4)
+        assert [c["category"] for s in samples if s.id == "follow-mixed-1-5" for c in s.data["constraints"]] == list(parts)
+        for sample in samples:
+            if sample.data["kind"] == "example":
+                (form,) = constraints_of(sample)
+                example = int(sample.data["group"].rpartition("-")[2])
+                assert form.checker.check(answers[example]).passed
+                assert example == 0 or not form.checker.check(answers[0]).passed
+
+    def test_a_level_may_repeat_the_one_before(self, tmp_path: Path) -> None:
+        rows = [level(0), level(1), level(2, instruction=level(1)["instruction"])]
+        samples = FollowBench(path=written(tmp_path / "style_constraints.json", rows)).load(0)["test"]
+        assert samples[1].data["constraints"][1]["text"] == f"What this request asks for: {level(1)['instruction']}"
+
     def test_a_request_may_begin_empty(self, tmp_path: Path) -> None:
         file = written(tmp_path / "mixed_constraints.json", [level(0, instruction=""), level(1)])
         (sample,) = FollowBench(path=file).load(0)["test"]
@@ -281,6 +329,21 @@ class TestWildIFEval:
         assert (sample.id, sample.data["prompt"]) == ("wild-ab1", rows[0]["task"])
         assert [(c.id, c.text) for c in constraints_of(sample)] == [("c1", "A limerick."), ("c2", "Clean")]
         assert len(WildIFEval(file=file, most=None).load(0)["test"]) == 2
+
+    def test_what_was_asked_is_the_first_message_of_the_conversation(self, tmp_path: Path) -> None:
+        """Rows as they are published, and the rows of LMSYS-Chat-1M."""
+        rows = [{"conversation_id": name, "decomposition": ["Short."]} for name in ("ab1", "ab2")]
+        turns = [{"content": "A limerick.", "role": "user"}, {"content": "There was", "role": "assistant"}]
+        said = [{"conversation_id": "ab1", "model": "m", "conversation": turns, "turn": 1, "language": "English"}]
+        file, all_said = written(tmp_path / "a.jsonl", rows[:1]), written(tmp_path / "b.jsonl", said)
+        (sample,) = WildIFEval(file=file, conversations=all_said).load(0)["test"]
+        assert (sample.id, sample.data["prompt"]) == ("wild-ab1", "A limerick.")
+        with pytest.raises(UserError, match=r"a\.jsonl:1: key 'task' is missing: .* give rows of that set as conversations"):
+            WildIFEval(file=file).load(0)
+        with pytest.raises(UserError, match=r"c\.jsonl:2: key 'task' is missing"):
+            WildIFEval(file=written(tmp_path / "c.jsonl", rows), conversations=all_said).load(0)
+        with pytest.raises(UserError, match=r"d\.jsonl:1: key 'conversation' must be a list of messages"):
+            WildIFEval(file=file, conversations=written(tmp_path / "d.jsonl", [{**said[0], "conversation": "Hi"}])).load(0)
 
     @pytest.mark.parametrize(
         "change, message",

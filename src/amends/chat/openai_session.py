@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from amends.chat import openai_wire as wire
 from amends.chat.client import ClientError
+from amends.chat.tries import Fault
 from amends.core.errors import UserError
 
 PLACEHOLDER = "none"
@@ -80,32 +80,22 @@ def _key(key_env: str, base_url: str) -> str | None:
     return None if plain else os.environ.get(key_env, "").strip() or None
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Why a try failed, and whether another one may do better."""
+def fault_of(error: Exception, timeout: float) -> Fault:
+    """What an exception of a try says; one that is a defect of ours is raised again."""
+    import openai
 
-    cause: str
-    may_pass: bool
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, error: Exception, timeout: float) -> Fault:
-        """What an exception of a try says; one that is a defect of ours is raised again."""
-        import openai
-
-        if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-            return cls(f"no whole answer within {timeout:g} s", True, 504)
-        if isinstance(error, openai.APIStatusError):
-            said = error.body.get("message") if isinstance(error.body, dict) else error.response.text
-            cause = f"status {error.status_code}, {wire.shown(str(said or error.message))}"
-            may_pass = wire.worth_another_try(error.status_code, error.code)
-            return cls(cause, may_pass, error.status_code, error.response.headers)
-        if isinstance(error, openai.APIConnectionError):
-            deeper = error.__cause__ or error
-            return cls(f"the connection failed ({str(deeper) or type(deeper).__name__})", True)
-        if isinstance(error, ClientError):
-            return cls(str(error), False, error.status or 502)
-        if isinstance(error, openai.OpenAIError):
-            return cls(str(error).split("\n")[0], False)
-        raise error
+    if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+        return Fault.too_slow(timeout)
+    if isinstance(error, openai.APIStatusError):
+        said = error.body.get("message") if isinstance(error.body, dict) else error.response.text
+        cause = f"status {error.status_code}, {wire.shown(str(said or error.message))}"
+        may_pass = wire.worth_another_try(error.status_code, error.code)
+        return Fault(cause, may_pass, error.status_code, error.response.headers)
+    if isinstance(error, openai.APIConnectionError):
+        deeper = error.__cause__ or error
+        return Fault(f"the connection failed ({str(deeper) or type(deeper).__name__})", True)
+    if isinstance(error, ClientError):
+        return Fault(str(error), False, error.status or 502)
+    if isinstance(error, openai.OpenAIError):
+        return Fault(str(error).split("\n")[0], False)
+    raise error

@@ -20,6 +20,7 @@ OPTIONAL = {
     "pyarrow": "flags.parquet of an audit: pip install 'amends[vision]'",
     "ray": "--executor ray: pip install 'amends[cluster]'", "submitit": "--executor slurm: pip install 'amends[cluster]'",
     "openai": "models behind a server: pip install 'amends[refine]'",
+    "any_llm": "models of other providers: pip install 'amends[any-llm]'",
     "xllamacpp": "amends serve: pip install 'amends[serve]'", "starlette": "amends proxy: pip install 'amends[serve]'",
     "uvicorn": "amends proxy: pip install 'amends[serve]'",
     "trackio": "--track trackio: pip install trackio",

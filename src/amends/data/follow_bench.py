@@ -95,8 +95,8 @@ def _steps(key: Key, rows: Mapping[Key, Located]) -> list[dict[str, Any]]:
 
 
 def _added(before: str, now: str) -> str:
-    """The demand of one level; a few sets begin with an empty request."""
-    if not before.strip():
+    """The demand of one level; a few sets begin with an empty request, and some levels repeat the one before."""
+    if not before.strip() or before == now:
         return f"What this request asks for: {now}"
     return f"What the second wording of the request asks for beyond the first.\nFirst: {before}\nSecond: {now}"
 

@@ -1,7 +1,8 @@
 """IFBench (Pyatkin et al. 2025, arXiv 2507.02833): 300 prompts with 58 kinds of demand that IFEval does not have.
 
-The rows have IFEval's form. Held out from what people tune on, so that a gain on IFEval alone shows as one. The checkers are
-those of the package if-verifiable (`pip install 'amends[ifbench]'`). Data under ODC-BY 1.0.
+The rows have IFEval's form, with keys that are texts; others who load the published file count 294 of them. Held out from
+what people tune on, so that a gain on IFEval alone shows as one. The checkers are those of the package if-verifiable
+(`pip install 'amends[ifbench]'`). Data under ODC-BY 1.0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ HUB = "allenai/IFBench_test"
 
 @spec
 class IFBench:
-    """IFBench: 300 prompts with demands unlike IFEval's, decided by code; from its file or the hub."""
+    """IFBench: prompts with demands unlike IFEval's, decided by code; from its file or the hub."""
 
     file: FilePath | None = None
     """The file as published (IFBench_test.jsonl); downloaded from the hub when absent."""

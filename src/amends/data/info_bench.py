@@ -1,8 +1,9 @@
 """InFoBench (Qin et al. 2024, arXiv 2401.03601): 500 instructions taken apart into 2,250 questions answered yes or no.
 
 A row has `instruction`, perhaps an `input` that is appended after a blank line as the paper's own code does,
-`decomposed_questions` and `question_label`, the kinds of each question. The share of all questions answered yes is the
-paper's DRFR, which is `constraint_rate` here. All are for a judge. MIT licence.
+`decomposed_questions` and `question_label`, a list of kinds for each question, of which the first is its constraint's
+category. The share of all questions answered yes is the paper's DRFR, which is `constraint_rate` here. All are for a judge.
+MIT licence.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class InFoBench:
     revision: str | None = None
     """A commit on the hub."""
     subsets: Annotated[tuple[str, ...], Field(default=())]
-    """Only these: `Easy_set`, `Hard_set`; empty means both."""
+    """Only these: `Easy_set`, `Hard_set`, in any case; empty means both."""
     limit: Count | None = None
     """At most this many instructions, drawn by the seed."""
     longest: Count | None = None
@@ -48,7 +49,8 @@ class InFoBench:
         seen: dict[str, str] = {}
         rows = located(self.file, self.name, "train", self.revision)
         samples = [unlike(where, _sample(row, where), seen) for where, row in rows]
-        samples = [s for s in samples if not self.subsets or s.data["subset"] in self.subsets]
+        wanted = {name.lower() for name in self.subsets}
+        samples = [s for s in samples if not wanted or s.data["subset"].lower() in wanted]
         filters: dict[str, Any] = {k: getattr(self, k) for k in ("limit", "longest", "without")}
         return bundled({"test": chosen(samples, seed, **filters)})
 
@@ -58,22 +60,23 @@ def _sample(row: Mapping[str, Any], where: str) -> Sample:
     questions = list_of(_read(row, "decomposed_questions", where), "decomposed_questions", where, str, "questions")
     labels = _labels(row, where, len(questions))
     constraints = [
-        {"id": f"q{i}", "text": question, "category": label}
-        for i, (question, label) in enumerate(zip(questions, labels, strict=True), 1)
+        {"id": f"q{i}", "text": question, "category": kinds[0] if kinds else ""}
+        for i, (question, kinds) in enumerate(zip(questions, labels, strict=True), 1)
     ]
     data = {"prompt": f"{instruction}\n\n{extra}" if extra else instruction, "constraints": constraints, "task": instruction}
-    told = {"context": extra, "subset": str(row.get("subset") or ""), "domain": str(row.get("category") or "")}
+    told: dict[str, Any] = {"context": extra, "subset": str(row.get("subset") or ""), "domain": str(row.get("category") or "")}
+    told["kinds"] = sorted({kind for kinds in labels for kind in kinds})
     return Sample(f"infobench-{words_of(row, 'id', where)}", {**data, **told})
 
 
-def _labels(row: Mapping[str, Any], where: str, count: int) -> list[str]:
-    """The first kind of each question, in lower case; none is said where the file has no labels."""
+def _labels(row: Mapping[str, Any], where: str, count: int) -> list[list[str]]:
+    """The kinds of each question, in lower case; none are said where the file has no labels."""
     if not row.get("question_label"):
-        return [""] * count
+        return [[]] * count
     found = list_of(_read(row, "question_label", where), "question_label", where, (str, list), "kinds")
     if len(found) != count:
         raise UserError(f"{where}: {count} questions and {len(found)} entries in 'question_label': mend or remove the row")
-    return [(label if isinstance(label, str) else (label or [""])[0]).lower() for label in found]
+    return [[str(kind).lower() for kind in ([label] if isinstance(label, str) else label)] for label in found]
 
 
 def _read(row: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

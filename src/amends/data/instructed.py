@@ -158,6 +158,7 @@ def names_in(sample: Sample) -> Iterator[str]:
     """What `without` can call a row's constraints."""
     for instruction in sample.data.get("instruction_id_list", ()):
         yield from (instruction, instruction.rpartition(":")[2])
+    yield from sample.data.get("kinds", ())  # where a demand is of several kinds, and its category is but one of them
     for item in sample.data["constraints"]:
         yield from (item.get("category", ""), (item.get("checker") or {}).get("use", ""))
 

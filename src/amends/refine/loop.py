@@ -28,6 +28,7 @@ from amends.refine.parts import Attempt, Critic, Decomposer, Refined, StopReason
 from amends.refine.repairing import repaired
 from amends.refine.rewrite import cleaned, rewrite_messages
 from amends.refine.scoring import SKIPPED, Score, aligned, passed_ids, score, settled, violated
+from amends.refine.structured import with_schema
 
 if TYPE_CHECKING:
     from amends.refine.arms.decrim import DeCRIM
@@ -64,7 +65,10 @@ class _Loop:
     async def begin(self, first: str | None) -> StopReason | None:
         """The first answer, the constraints, and what is said of the one by the other."""
         doing = "writing the first answer"
-        asked = await ask(self.client, respond(self.request), self.how.params, doing) if first is None else Asked(first)
+        params = with_schema(
+            self.how.params, self.request, self.how.structured
+        )  # constraints that it came with; no others are known
+        asked = await ask(self.client, respond(self.request), params, doing) if first is None else Asked(first)
         self._spend(asked.usage, asked.note)
         new = Attempt(0, asked.text, usage=asked.usage)
         stopped = asked.failed or self._over_budget() or await self._decompose() or self._over_budget()
@@ -141,7 +145,7 @@ class _Loop:
 
     async def _rewrite(self, parent: Attempt) -> Asked:
         tried = self.tried.get(parent.k, [])
-        params = self.how.params
+        params = with_schema(self.how.params, self.request, self.how.structured)
         hotter = max(params.temperature, self.how.retry_temperature) if tried else params.temperature
         params = replace(params, temperature=hotter, seed=params.seed + self.rounds)
         by_id = {c.id: c for c in self.request.constraints}

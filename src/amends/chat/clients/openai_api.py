@@ -1,24 +1,23 @@
 """Models behind a server that speaks OpenAI's protocol: hosted ones, vLLM, Ollama, llama.cpp, `amends serve`.
 
-Rests on the openai package for the protocol; retries are this file's, so that one deadline holds for all of them.
+Rests on the openai package for the protocol; retries are ours (`chat/tries.py`), so that one deadline holds for all of them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from time import monotonic
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator
 
 from amends.chat import openai_wire as wire
-from amends.chat.client import Client, ClientError, Completion, Message, Params
-from amends.chat.openai_session import Fault, Session
+from amends.chat.client import Client, Completion, Message, Params
+from amends.chat.openai_session import Session, fault_of
 from amends.chat.per_loop import PerLoop
+from amends.chat.tries import Limits, tried
 from amends.core.spec import Count, Natural, Positive, spec
 
 T = TypeVar("T")
@@ -99,25 +98,14 @@ class OpenAIAPI:
     async def _call(
         self, authorization: str | None, once: Callable[[Session], Awaitable[T]], model: str | None = None
     ) -> T:  # fmt: skip
-        """Tries until there is an answer, the retries are used up, or the next one would come after the deadline."""
         session = await self._sessions.get()
+        who = f"{self.address}, {model or self.model or 'the only model'}"
         async with session.slots:
-            ends = monotonic() + self.deadline
-            for attempt in count(1):
-                try:
-                    async with asyncio.timeout(max(0.0, min(self.timeout, ends - monotonic()))):
-                        return await once(session)
-                except Exception as error:  # each library below has its own; what is none of theirs is raised again
-                    fault = Fault.of(error, self.timeout)
-                wait = wire.wait_before(attempt, fault.headers)
-                if not fault.may_pass or attempt > self.retries or monotonic() + wait >= ends:
-                    cause = session.without_secrets(fault.cause, authorization)
-                    tried = f"; tried {attempt} times" if attempt > 1 else ""
-                    late = f"; it asks to be left alone for {wait:.0f} s" if monotonic() + wait >= ends else ""
-                    who = model or self.model or "the only model"
-                    raise ClientError(f"{self.address}, {who}: {cause}{tried}{late if fault.may_pass else ''}", fault.status)
-                await asyncio.sleep(wait)
-        raise AssertionError("the loop above ends by itself")
+            limits = Limits(self.retries, self.timeout, self.deadline)
+            return await tried(
+                lambda: once(session), lambda error: fault_of(error, self.timeout), limits, who,
+                lambda text: session.without_secrets(text, authorization),
+            )  # fmt: skip
 
 
 class _As:

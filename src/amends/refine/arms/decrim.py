@@ -50,6 +50,8 @@ class DeCRIM:
     """Seconds that models took, looked at likewise."""
     params: Params = drawn()
     """How answers and rewrites are drawn."""
+    structured: bool = False
+    """Whether a server is made to write a JSON object where the request's whole answer is to be JSON."""
 
     async def answer(self, request: Request, client: Client) -> Refined:
         """The loop on one request."""

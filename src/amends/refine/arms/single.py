@@ -8,6 +8,7 @@ from amends.core.spec import spec
 from amends.refine.answering import Written
 from amends.refine.asking import drawn, respond
 from amends.refine.parts import Refined
+from amends.refine.structured import with_schema
 
 
 @spec
@@ -16,11 +17,14 @@ class Single:
 
     params: Params = drawn()
     """How it is drawn."""
+    structured: bool = False
+    """Whether a server is made to write a JSON object where the request's whole answer is to be JSON."""
 
     async def answer(self, request: Request, client: Client) -> Refined:
         """The answer."""
         written = Written(request, client)
-        asked = await written.ask(respond(request), self.params, "writing the answer")
+        params = with_schema(self.params, request, self.structured)
+        asked = await written.ask(respond(request), params, "writing the answer")
         if asked.failed is None:
             written.add(asked.text, asked.usage, "response")
         return written.result(asked.failed or "max_rounds")
