@@ -21,6 +21,17 @@ CriticName = Annotated[
     typer.Option(help="mixed: code where it can decide, the model for the rest; self: the model; programmatic: code alone."),
 ]
 
+DecomposerName = Annotated[
+    Literal["self", "plain"],
+    typer.Option(help="Without a sheet: self: the model lists the constraints, completed by plain rules; plain: rules alone."),
+]
+
+
+BY_HAND = (
+    "write it yourself, such as `constraints: [{id: c1, text: Use at most 60 words., use: number_words, args: {num_words: 60, "
+    "relation: at most}}]` (docs/constraints.md has every checker)"
+)
+
 
 def refine(
     prompt: Prompt = None,
@@ -30,6 +41,7 @@ def refine(
     answer: Annotated[Path | None, typer.Option(help="An answer that is there already; `-` reads it.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look at --answer by code: exit 1 if it breaks a rule.")] = False,
     loose: Annotated[bool, typer.Option("--loose", help="With --check: forgive markup, a first and a last line.")] = False,
+    decomposer: DecomposerName = "self",
     critic: CriticName = "mixed",
     judge: Annotated[str | None, typer.Option(metavar="MODEL", help="Another model as the critic, named as --model.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rewrites at most.")] = 3,
@@ -48,8 +60,6 @@ def refine(
     from amends.constraints.constraint import Request
     from amends.constraints.sheet import load
     from amends.refine.arms.decrim import DeCRIM
-    from amends.refine.decomposers.asked import Asked
-    from amends.refine.decomposers.gold import Gold
     from amends.refine.loop import run_loop
     from amends.refine.saved import to_json
     from amends.runs import console
@@ -63,7 +73,7 @@ def refine(
         raise UserError("refine: nothing is asked: give a prompt, `-` to read it from standard input, or a sheet with a prompt")
     request = Request("prompt", asked, given.constraints if given else (), *((given.task, given.context) if given else ()))
     arm = DeCRIM(
-        decomposer=Gold() if given else Asked(), critic=critic_called(critic, judge, cache), rounds=rounds, repair=repair,
+        decomposer=decomposer_called("gold" if given else decomposer), critic=critic_called(critic, judge, cache), rounds=rounds, repair=repair,
         max_calls=calls, params=_params(max_tokens, seed),
     )  # fmt: skip
     client = _client(model, name, cache, "--model")
@@ -108,6 +118,15 @@ def _params(max_tokens: int, seed: int) -> Any:
     return Params(max_tokens=max_tokens, seed=seed)
 
 
+def decomposer_called(name: str) -> Any:
+    """The decomposer of a name on the command line; `gold` where there is a sheet."""
+    from amends.refine.decomposers.asked import Asked
+    from amends.refine.decomposers.gold import Gold
+    from amends.refine.decomposers.plain import Plain
+
+    return {"gold": Gold, "self": Asked, "plain": Plain}[name]()
+
+
 def critic_called(name: str, judge: str | None, cache: Path | None) -> Any:
     """The critic of a name on the command line; `judge` is another model than the one that answers."""
     from amends.refine.critics.judge import Judge
@@ -140,8 +159,12 @@ def _client(model: str, name: str | None, cache: Path | None, at: str) -> Any:
 
 def _save_sheet(path: Path, refined: Refined) -> None:
     from amends.constraints.sheet import Sheet, save
+    from amends.runs import console
 
     request = refined.request
+    if not request.constraints:
+        console.say(f"  --save-sheet {path}: not written, since no constraint was found: {BY_HAND}", "yellow")
+        return
     save(Sheet(request.constraints, request.prompt, request.task, request.context), path)
 
 
