@@ -73,19 +73,18 @@ def refine(
         raise UserError("refine: nothing is asked: give a prompt, `-` to read it from standard input, or a sheet with a prompt")
     request = Request("prompt", asked, given.constraints if given else (), *((given.task, given.context) if given else ()))
     arm = DeCRIM(
-        decomposer=decomposer_called("gold" if given else decomposer), critic=critic_called(critic, judge, cache), rounds=rounds, repair=repair,
-        max_calls=calls, params=_params(max_tokens, seed),
+        decomposer=decomposer_called("gold" if given else decomposer), critic=critic_called(critic, judge, cache),
+        rounds=rounds, repair=repair, max_calls=calls, params=_params(max_tokens, seed),
     )  # fmt: skip
     client = _client(model, name, cache, "--model")
     with console.busy(f"asking {client.name}"):
         refined = asyncio.run(run_loop(request, client, arm, first))
     _tell(refined)
-    if save_sheet is not None:
-        _save_sheet(save_sheet, refined)
+    kept = save_sheet is None or _save_sheet(save_sheet, refined)
     if out is not None:
         _write(out, json.dumps(to_json(refined), ensure_ascii=False, indent=1) + "\n", "--out")
     console.out(refined.text)
-    if refined.stopped == "client_error" and not refined.text:
+    if not kept or (refined.stopped == "client_error" and not refined.text):
         sys.exit(1)
 
 
@@ -157,15 +156,17 @@ def _client(model: str, name: str | None, cache: Path | None, at: str) -> Any:
     return Cached(client, cache)
 
 
-def _save_sheet(path: Path, refined: Refined) -> None:
+def _save_sheet(path: Path, refined: Refined) -> bool:
+    """Writes what was found; says so where that is nothing, since a sheet without constraints could not be read again."""
     from amends.constraints.sheet import Sheet, save
     from amends.runs import console
 
     request = refined.request
     if not request.constraints:
         console.say(f"  --save-sheet {path}: not written, since no constraint was found: {BY_HAND}", "yellow")
-        return
+        return False
     save(Sheet(request.constraints, request.prompt, request.task, request.context), path)
+    return True
 
 
 def _read(path: Path, at: str) -> str:

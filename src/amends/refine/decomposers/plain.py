@@ -1,7 +1,7 @@
 """The demands of a request that are plain enough for code to find them: no model is asked, and nothing is invented.
 
 A clause is a constraint if `refine/routing.py` has a checker for the whole of it; its text is the request's own wording. What
-the rules are not sure of they leave out, so that a request may hold more than is found; how much, `docs/refine.md` says. Quoted,
+the rules are not sure of they leave out, so that a request may hold more than is found; `docs/refine.md` says how much. Quoted,
 pasted and exemplary text is skipped (`refine/material.py`), and so are clauses about parts, others and conditions
 (`refine/clauses.py`).
 """
