@@ -1,4 +1,4 @@
-"""`amends refine` without a sheet: what a model misses rules read, what is not found is not written, failed calls are booked."""
+"""`amends refine` without a sheet: rules read what a model misses, and calls of a critic that fails are booked."""
 
 from __future__ import annotations
 
@@ -134,3 +134,20 @@ def test_one_answer_is_not_booked_twice() -> None:
             return meter.usage
 
     assert asyncio.run(both()).calls == 4
+
+
+NASTY = "\ud800 half, a \x00 zero and \u202e turned \x1b[31m round"
+"""As JSON brings it: half a character, a zero byte, a mark that turns the writing around, and a terminal's colour."""
+
+
+def test_halves_of_characters_are_no_traceback(amends: Amends, tmp_path: Path) -> None:
+    def nasty(handler: Handler, number: int) -> bool:
+        listing = "List the constraints" in asked_for(handler)
+        handler.answer(200, chat('["Keep \\ud800 it light.", "No \\u0000 rush."]' if listing else NASTY))
+        return True
+
+    out, sheet = tmp_path / "out.json", tmp_path / "sheet.yaml"
+    with server(nasty) as s:
+        code, said, err = amends("refine", TEA, "--model", s.base_url, "--rounds", 1, "--out", out, "--save-sheet", sheet)
+    assert code == 0 and "half" in said and "Traceback" not in err
+    assert out.is_file() and len(load(sheet).constraints) >= 3
