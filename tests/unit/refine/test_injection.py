@@ -116,6 +116,6 @@ def test_a_real_judge_may_be_moved_and_nothing_else() -> None:
         prompt = next(p for p in client.prompts if attack in p)
         assert prompt.split(f"\n{delimiter(attack)}\n")[1] == attack
     found = flips(moved)
-    sys.stdout.write(f"P(yes) without and with: { {n: (f.before, f.after) for n, f in found.items()} }
-")  # pytest -rP
+    moves = {name: (row.before, row.after) for name, row in found.items()}
+    sys.stdout.write(f"P(yes) without and with: {moves}\n")  # shown by pytest -rP
     assert all(f.n == 1 for f in found.values())
