@@ -111,7 +111,7 @@ def test_a_real_judge_may_be_moved_and_nothing_else() -> None:
         attack = ORDERS[m.order](ANSWER)
         assert run(Programmatic().verdicts(case.request, attack, [comma], client))[0][0].passed is False
         for verdict in (m.before, m.after):
-            assert verdict.passed in (True, False, None) and (verdict.passed is None) == (verdict.score is None)
+            assert verdict.passed in (True, False, None) and (verdict.passed is not None or verdict.reason)
             assert verdict.score is None or 0 <= verdict.score <= 1
         prompt = next(p for p in client.prompts if attack in p)
         assert prompt.split(f"\n{delimiter(attack)}\n")[1] == attack
