@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ def completion(text: str, seconds: float) -> Completion:
         raise ClientError(f"its answer has not the shape of a chat completion: {shown(text)}") from None
     if not isinstance(said, str):
         raise ClientError(f"its answer holds no text: {shown(text)}")
+    said = re.sub(r"[\ud800-\udfff]", "\ufffd", said)  # half a character, which no file, cache or terminal takes
     return Completion(said, usage, finish if finish in ("stop", "length") else "other", first)
 
 

@@ -32,6 +32,14 @@ CriticName = Annotated[
     Literal["mixed", "self", "programmatic"],
     typer.Option(help="mixed: code where it can decide, the model for the rest; self: the model; programmatic: code alone."),
 ]
+DecomposerName = Annotated[
+    Literal["self", "plain"],
+    typer.Option(help="Without a sheet: self: the model lists the constraints, completed by plain rules; plain: rules alone."),
+]
+BY_HAND = (
+    "write it yourself, such as `constraints: [{id: c1, text: Use at most 60 words., use: number_words, args: {num_words: 60, "
+    "relation: at most}}]` (docs/constraints.md has every checker)"
+)
 
 
 def refine(
@@ -42,6 +50,7 @@ def refine(
     answer: Annotated[Path | None, typer.Option(help="An answer that is there already; `-` reads it.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look at --answer by code: exit 1 if it breaks a rule.")] = False,
     loose: Annotated[bool, typer.Option("--loose", help="With --check: forgive markup, a first and a last line.")] = False,
+    decomposer: DecomposerName = "self",
     critic: CriticName = "mixed",
     judge: Annotated[str | None, typer.Option(metavar="MODEL", help="Another model as the critic, named as --model.")] = None,
     judge_name: Annotated[str | None, typer.Option(metavar="NAME", help="The judge's name at its server.")] = None,
@@ -62,8 +71,6 @@ def refine(
     from amends.constraints.constraint import Request
     from amends.constraints.sheet import load
     from amends.refine.arms.decrim import DeCRIM
-    from amends.refine.decomposers.asked import Asked
-    from amends.refine.decomposers.gold import Gold
     from amends.refine.saved import to_json
     from amends.runs import console
 
@@ -92,8 +99,9 @@ def refine(
     stop = Stop()
     request = Request("prompt", asked, given.constraints if given else (), *((given.task, given.context) if given else ()))
     arm = DeCRIM(
-        decomposer=Gold() if given else Asked(), critic=critic_called(critic, judge, cache, judge_name, stop), rounds=rounds,
-        repair=repair, max_calls=calls, params=_params(max_tokens, seed),
+        decomposer=decomposer_called("gold" if given else decomposer),
+        critic=critic_called(critic, judge, cache, judge_name, stop), rounds=rounds, repair=repair, max_calls=calls,
+        params=_params(max_tokens, seed),
     )  # fmt: skip
     client = client_called(model, name, cache, "--model", stop)
     with console.busy(f"asking {client.name}"):
@@ -102,13 +110,14 @@ def refine(
         _nothing(refined, stop.asked)
     _tell(refined)
     console.out(refined.text)  # before anything can fail on a disc
-    if save_sheet is not None:
-        _save_sheet(save_sheet, refined)
+    kept = save_sheet is None or _save_sheet(save_sheet, refined)
     if out is not None:
         _write(out, json.dumps(to_json(refined), ensure_ascii=False, indent=1) + "\n", "--out")
     if stop.asked:
         console.say("  stopped by Ctrl-C: this is the best so far")
         sys.exit(130)
+    if not kept:
+        sys.exit(1)
 
 
 async def _mended(request: Request, client: Any, arm: DeCRIM, first: str | None, stop: Stop) -> Refined:
@@ -177,6 +186,15 @@ def _params(max_tokens: int, seed: int) -> Any:
     return Params(max_tokens=max_tokens, seed=seed)
 
 
+def decomposer_called(name: str) -> Any:
+    """The decomposer of a name on the command line; `gold` where there is a sheet."""
+    from amends.refine.decomposers.asked import Asked
+    from amends.refine.decomposers.gold import Gold
+    from amends.refine.decomposers.plain import Plain
+
+    return {"gold": Gold, "self": Asked, "plain": Plain}[name]()
+
+
 def critic_called(
     name: str, judge: str | None, cache: Path | None, judge_name: str | None = None, stop: Stop | None = None
 ) -> Any:  # fmt: skip
@@ -238,11 +256,17 @@ def address(model: str, at: str) -> bool:
     return False
 
 
-def _save_sheet(path: Path, refined: Refined) -> None:
+def _save_sheet(path: Path, refined: Refined) -> bool:
+    """Writes what was found; says so where that is nothing, since a sheet without constraints could not be read again."""
     from amends.constraints.sheet import Sheet, save
+    from amends.runs import console
 
     request = refined.request
+    if not request.constraints:
+        console.say(f"  --save-sheet {path}: not written, since no constraint was found: {BY_HAND}", "yellow")
+        return False
     save(Sheet(request.constraints, request.prompt, request.task, request.context), path)
+    return True
 
 
 def read_text(path: Path, at: str) -> str:

@@ -57,6 +57,10 @@ def proxy(
     to: Annotated[str, typer.Option("--to", metavar="URL", help="The server behind, such as http://127.0.0.1:8080/v1.")],
     model: Annotated[str | None, typer.Option(help="Its model, where a request names none.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Constraints for every request; else each one's own are found.")] = None,
+    decomposer: Annotated[
+        Literal["self", "plain"],
+        typer.Option(help="Without a sheet: the model and plain rules find constraints, or rules alone."),
+    ] = "self",
     critic: Annotated[
         Literal["mixed", "self", "programmatic"], typer.Option(help="Who looks: code and the model, the model, code alone.")
     ] = "mixed",
@@ -89,22 +93,21 @@ def proxy(
         how = "passing everything on" if plain else f"mending answers in up to {rounds} rounds"
         console.say(f"  in front of {behind.address}, {how}; stop it with Ctrl-C")
 
-    answer = pass_on if plain else _looped(sheet, critic, rounds, timeout)
+    answer = pass_on if plain else _looped(sheet, decomposer, critic, rounds, timeout)
     run(Proxy(behind, answer=answer, timeout=timeout), host, port, said)
 
 
-def _looped(sheet: Path | None, critic: str, rounds: int, timeout: float) -> Looped:
+def _looped(sheet: Path | None, decomposer: str, critic: str, rounds: int, timeout: float) -> Looped:
     """The loop that stands in front; nine tenths of the time are its own, so that what it has is handed over before the end."""
-    from amends.cli.refine import critic_called
+    from amends.cli.refine import critic_called, decomposer_called
     from amends.constraints.sheet import load
     from amends.refine.arms.decrim import DeCRIM
-    from amends.refine.decomposers.asked import Asked
-    from amends.refine.decomposers.gold import Gold
     from amends.refine.in_front import Looped
 
     constraints = load(sheet).constraints if sheet is not None else ()
     arm = DeCRIM(
-        decomposer=Gold() if sheet is not None else Asked(), critic=critic_called(critic, None, None), rounds=rounds,
+        decomposer=decomposer_called("gold" if sheet is not None else decomposer), critic=critic_called(critic, None, None),
+        rounds=rounds,
         max_seconds=0.9 * timeout,
     )  # fmt: skip
     return Looped(arm, constraints)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +30,52 @@ class Asked:
     note: str = ""
 
 
+class Meter:
+    """A client that keeps what each answer cost, so that a critic which fails halfway does not take its bill with it.
+
+    Answers of other clients count too where they were asked for by `ask_all` inside `metered`; no answer counts twice.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._answers: list[Completion] = []
+
+    @property
+    def name(self) -> str:
+        """The client's."""
+        return self.client.name
+
+    async def complete(self, messages: Sequence[Message], params: Params) -> Completion:
+        """The client's answer."""
+        done = await self.client.complete(messages, params)
+        self.note(done)
+        return done
+
+    def note(self, done: Completion) -> None:
+        """Counts an answer, unless this very one was counted."""
+        if not any(done is other for other in self._answers):
+            self._answers.append(done)
+
+    @property
+    def usage(self) -> Usage:
+        """What all answers so far cost."""
+        return sum((done.usage for done in self._answers), Usage())
+
+
+_METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered(client: Client) -> Iterator[Meter]:
+    """A meter in place of a client, for as long as the block lasts."""
+    meter = Meter(client)
+    token = _METER.set(meter)
+    try:
+        yield meter
+    finally:
+        _METER.reset(token)
+
+
 async def ask(client: Client, messages: Sequence[Message], params: Params, doing: str) -> Asked:
     """One call. A failure of the client or a spent budget is told in the result; a `UserError` is the user's to mend."""
     try:
@@ -45,6 +93,10 @@ async def ask(client: Client, messages: Sequence[Message], params: Params, doing
 async def ask_all(client: Client, prompts: Sequence[Sequence[Message]], params: Params) -> list[Completion | str]:
     """Several calls at once, in order; a failed one is its cause. Where every call failed the first failure is raised."""
     done = await asyncio.gather(*(client.complete(messages, params) for messages in prompts), return_exceptions=True)
+    if (meter := _METER.get()) is not None:
+        for answer in done:
+            if isinstance(answer, Completion):
+                meter.note(answer)
     broken = [d for d in done if isinstance(d, BaseException)]
     for error in broken:
         if not isinstance(error, (ClientError, BudgetSpent)):

@@ -18,11 +18,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amends.chat.client import BudgetSpent, Client, ClientError, Usage
+from amends.chat.client import BudgetSpent, Client, Usage
 from amends.constraints import conflicts
 from amends.constraints.constraint import Constraint, Request, Verdict
 from amends.core.errors import UserError
-from amends.refine.asking import Asked, ask, cause, respond
+from amends.refine.asking import Asked, ask, cause, metered, respond
 from amends.refine.guard import guard
 from amends.refine.parts import Attempt, Critic, Decomposer, Refined, StopReason
 from amends.refine.repairing import repaired
@@ -97,13 +97,14 @@ class _Loop:
         return Refined(self.request, best, tuple(self.attempts), stopped, self.usage, tuple(dict.fromkeys(self.notes)))
 
     async def _decompose(self) -> StopReason | None:
-        try:
-            constraints, usage, notes = await self.how.decomposer.decompose(self.request, self.client)
-        except UserError:
-            raise
-        except Exception as error:
-            self.notes.append(f"the request could not be decomposed: {cause(error)}")
-            return "budget" if isinstance(error, BudgetSpent) else "client_error"
+        with metered(self.client) as meter:
+            try:
+                constraints, usage, notes = await self.how.decomposer.decompose(self.request, meter)
+            except UserError:
+                raise
+            except Exception as error:
+                self._spend(meter.usage, f"the request could not be decomposed: {cause(error)}")
+                return "budget" if isinstance(error, BudgetSpent) else "client_error"
         self._spend(usage, *notes)
         self.request = replace(self.request, constraints=tuple(constraints))
         self.notes += conflicts.notes(constraints, self.request.prompt)
@@ -174,22 +175,23 @@ class _Loop:
 
     async def _judged(self, attempt: Attempt) -> StopReason | None:
         """Records a version with what the critic says; without verdicts where it fails."""
-        try:
-            verdicts, usage = await self._verdicts(attempt.text)
-        except UserError:
-            raise
-        except Exception as error:
-            self._record(attempt)
-            self.notes.append(f"version {attempt.k} could not be criticised: {cause(error)}")
-            return "budget" if isinstance(error, BudgetSpent) else "critic_error"
+        with metered(self.client) as meter:
+            try:
+                verdicts, usage = await self._verdicts(attempt.text, meter)
+            except UserError:
+                raise
+            except Exception as error:  # what it asked before it failed was paid for
+                self._spend(meter.usage, f"version {attempt.k} could not be criticised: {cause(error)}")
+                self._record(replace(attempt, usage=attempt.usage + meter.usage))
+                return "budget" if isinstance(error, BudgetSpent) else "critic_error"
         self._spend(usage)
         self._record(replace(attempt, verdicts=verdicts, usage=attempt.usage + usage))
         return None
 
-    async def _verdicts(self, text: str) -> tuple[tuple[Verdict, ...], Usage]:
+    async def _verdicts(self, text: str, client: Client) -> tuple[tuple[Verdict, ...], Usage]:
         constraints = self.request.constraints
         believed = [c for c in constraints if self._believed(c)]
-        said, usage = await self.how.critic.verdicts(self.request, text, believed, self.client) if believed else ((), Usage())
+        said, usage = await self.how.critic.verdicts(self.request, text, believed, client) if believed else ((), Usage())
         off = [Verdict(c.id, None, "judge", "the critic is switched off: no better than chance") for c in constraints]
         asked = {c.id for c in believed}
         return settled(aligned([*(v for v in off if v.constraint not in asked), *said], constraints), constraints), usage
@@ -207,11 +209,15 @@ class _Loop:
         rest = [c for c in self.request.constraints if c.id in spared]
         if not rest or self._over_budget():
             return
-        try:
-            said, usage = await self.how.critic.verdicts(self.request, attempt.text, rest, self.client)
-        except (BudgetSpent, ClientError) as error:
-            self.notes.append(f"the best version could not be judged in full: {cause(error)}")
-            return
+        with metered(self.client) as meter:
+            try:
+                said, usage = await self.how.critic.verdicts(self.request, attempt.text, rest, meter)
+            except UserError:
+                raise
+            except Exception as error:
+                self._spend(meter.usage, f"the best version could not be judged in full: {cause(error)}")
+                self.attempts[best] = replace(attempt, usage=attempt.usage + meter.usage)
+                return
         self._spend(usage)
         kept = [v for v in attempt.verdicts if v.constraint not in spared]
         verdicts = settled(aligned([*kept, *said], self.request.constraints), self.request.constraints)

@@ -266,6 +266,7 @@ def _reason(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    text = re.sub(r"[\ud800-\udfff]", "\ufffd", text)  # half a character, which no file and no terminal takes
     return " ".join(text.split()).strip(" \t*_`").strip().strip('"').strip()
 
 

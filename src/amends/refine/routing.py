@@ -41,7 +41,8 @@ _THING = (
 )
 _LEAD = (
     rf"(?:please )?(?:(?:make sure|ensure) (?:that )?)?(?:{_THING} )?(?:(?:must|should|has to|needs to|is to|shall|can|may) )?"
-    rf"(?:(?:be|have|contain|contains|include|use|write|give|provide|keep|limit|stay|answer|respond|reply|format|make|limited|written"
+    rf"(?:(?:be|have|contain|contains|include|use|write|give|provide|keep|limit|stay|answer|respond|reply|format|make"
+    rf"|limited|written"
     rf"|formatted|structured|present|return|output|consist of|with)(?: {_THING})? )?(?:written |formatted |limited )?"
     r"(?:(?:to|in|with|at|as|of) )?"
 )
@@ -64,6 +65,9 @@ _QUOTED = r'"(?P<q>[^"]+)"'
 _SEVERAL = r'(?P<many>"[^"]+"(?:(?:,| and| or|, and|, or) "[^"]+")*)'
 _WORD = r"(?:the )?(?:exact )?(?:key)?(?:word|words|keywords|term|terms|phrase|phrases|name)"
 _LINE = r"(?:the )?(?:exact )?(?:word|words|phrase|sentence|line|text)?\s*:?\s*"
+
+_ALLOWED = re.compile(rf"^(?:{_THING} |you )?(?:can|may)\b(?! not)")
+"""A permission, which is no demand unless it is a limit: "it can have up to 80 words"."""
 
 LONGEST = 300
 """Characters of a constraint that are looked at; a longer one is not plain."""
@@ -93,7 +97,8 @@ def plain(text: str) -> tuple[Use, str] | None:
     said = _normal(text) if len(text) <= LONGEST else ""
     for rule in (_counted, _bullets, _times, _marks, _keywords, _ends, _language):
         if found := rule(said):
-            return found
+            limit = found[0].get("relation") in ("at most", "less than")
+            return found if limit or not _ALLOWED.match(said) else None
     return None
 
 
@@ -216,9 +221,11 @@ _FLAGS = (
     (r"(?:do not use|don't use|use no|no|avoid|avoid using|without|without using|not contain|not use)(?: any)? commas?",
      "no_comma", "exclusion"),
     (r"(?:no commas|commas are not allowed|no commas at all)", "no_comma", "exclusion"),
-    (r"(?:all |only )?(?:in )?(?:all |only )?(?:lower ?-?case|small)(?: letters)?(?: only)?", "english_lowercase", "format"),
-    (r"(?:all |only )?(?:in )?(?:all |only )?(?:capital letters|capitals|caps|upper ?-?case(?: letters)?)(?: only)?",
+    (r"(?:all |only )?(?:in )?(?:all |only )?(?:lower ?-?case(?: letters)?|small letters)(?: only)?",
+     "english_lowercase", "format"),
+    (r"(?:all |only )?(?:in )?(?:all |only )?(?:capital letters|upper ?-?case(?: letters)?)(?: only)?",
      "english_capital", "format"),
+    (r"(?:in |all |only |in all |in only )(?:capitals|caps)(?: only)?", "english_capital", "format"),
     (r"(?:a )?(?:valid )?(?:single )?json(?: (?:format|object))?(?: only)?(?: and nothing else)?", "json_format", "format"),
     (r"(?:wrap(?:ped)?|enclosed?|put|surround(?:ed)?)(?: .{0,40})? (?:in|with|by) (?:straight )?double quot(?:ation mark|e)s",
      "quotation", "format"),

@@ -132,7 +132,7 @@ def test_a_recipe_names_arms_and_their_parts() -> None:
     kind = next(kind for kind, places in catalog.PLACES.items() if "refine/arms/*.py" in places)
     assert {entry.name for entry in catalog.list_kind(kind)} >= NAMES
     assert {"programmatic", "judge", "supervised", "mixed", "noised"} == {e.name for e in catalog.list_kind("critics")}
-    assert {"gold", "asked"} == {e.name for e in catalog.list_kind("decomposers")}
+    assert {"gold", "asked", "plain"} == {e.name for e in catalog.list_kind("decomposers")}
     arm = build_use(kind, {"use": "decrim", "critic": {"use": "programmatic"}, "rounds": 3, "params": {"max_tokens": 64}}, "s")
     assert (type(arm.critic), arm.rounds, arm.params.max_tokens) == (Programmatic, 3, 64)
     with pytest.raises(UserError, match=r"s\.rounds"):

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refine_world import KIND, Scripted, constraint, request, run
 
+from amends.constraints.checkers.cases import NoComma
+from amends.refine.arms.decrim import DeCRIM
+from amends.refine.critics.judge import Judge
+from amends.refine.critics.mixed import Mixed
+from amends.refine.critics.supervised import Supervised
+from amends.refine.decomposers.asked import Asked
+from amends.refine.decomposers.gold import Gold
+from amends.refine.ledger import as_text, from_json, to_json
 from amends.refine.parsing import read_items, read_verdict, read_verdicts
 
 ITEMS = [{"text": "Use under 80 words.", "category": "length"}, {"text": "Keep it light."}]
@@ -172,3 +181,42 @@ def test_a_labelled_last_line_decides(chatter: str, passed: bool) -> None:
 )
 def test_runaway_texts_take_no_time(raw: str) -> None:
     read_items(raw), read_verdict(raw), read_verdicts(raw, ["c1"])
+
+
+# ---------------------------------------------------------------------- the same through the whole loop
+
+NASTY = (
+    "\ud800 yes", "\udfff\ud800", "\x00\x00Verdict: yes\x00", "\u202eVerdict: yes\u202c", "Verdict:\u200f no", "[" * 5_000,
+    "{" * 5_000 + "}" * 5_000, '{"a":' * 2_000 + "1" + "}" * 2_000, "yes " * 20_000, "x" * 60_000, "\ufeff[]", "\U000e0001",
+    '[{"text": "\\ud800"}, {"text": "\\u0000 no commas"}]', '{"c1": "\\ud83d", "verdict": "\\ud800yes"}',
+    '[{"id": "c1", "verdict": NaN}]', '{"verdict": 1e999}', "-\u2028- a\u2029", "\r\r\n\x0b\x0c",
+    '["a", ["b", {"text": ["c"]}], {"text": {"text": "d"}}]', '{"constraints": {"constraints": {"constraints": "x"}}}',
+)  # fmt: skip
+"""What models (and attackers) write: halves of characters, zeros, marks that turn the writing around, brackets without end."""
+
+
+COMMA = constraint("comma", NoComma())
+
+
+def settled_for(reply: str) -> None:
+    """Every kind of call answers `reply`: a decomposer's list, verdicts one by one and in a batch, and the answer itself."""
+    for critic in (Judge(), Judge(batched=True), Judge(reason=False), Judge(votes=2), Supervised(), Mixed(spare=False)):
+        for decomposer in (Asked(), Gold()):
+            client = Scripted(respond=reply, decompose=reply, judge=reply, supervised=reply, rewrite=reply)
+            given_ = request(KIND, COMMA) if isinstance(decomposer, Gold) else request(prompt="Describe tea. No commas.")
+            refined = run(DeCRIM(decomposer=decomposer, critic=critic, rounds=1).answer(given_, client))
+            for attempt in refined.attempts:
+                assert all(v.passed in (True, False, None) for v in attempt.verdicts)
+            assert from_json(json.loads(json.dumps(to_json(refined)))) == refined
+            as_text(refined)
+
+
+@pytest.mark.parametrize("reply", NASTY)
+def test_whatever_a_model_writes_the_loop_ends_with_verdicts(reply: str) -> None:
+    settled_for(reply)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(NASTY[:5]) | PIECES | st.text(max_size=8), max_size=6).map("".join))
+def test_whatever_is_drawn_the_loop_ends_with_verdicts(reply: str) -> None:
+    settled_for(reply)

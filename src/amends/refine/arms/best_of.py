@@ -17,7 +17,7 @@ from amends.constraints.constraint import Request
 from amends.core.errors import UserError
 from amends.core.spec import Count, NonNegative, Part, spec
 from amends.refine.answering import Written
-from amends.refine.asking import calls_for, cause, drawn, respond
+from amends.refine.asking import calls_for, cause, drawn, metered, respond
 from amends.refine.critics.programmatic import Programmatic
 from amends.refine.decomposers.gold import Gold
 from amends.refine.guard import guard
@@ -71,26 +71,31 @@ class BestOf:
         return max(written.usage.calls, drawn) + max(last_cost, 1) <= allowed
 
     async def _decompose(self, written: Written) -> StopReason | None:
-        try:
-            constraints, usage, notes = await self.decomposer.decompose(written.request, written.client)
-        except UserError:
-            raise
-        except Exception as error:
-            written.notes.append(f"the request could not be decomposed: {cause(error)}")
-            return "budget" if isinstance(error, BudgetSpent) else "client_error"
+        with metered(written.client) as meter:
+            try:
+                constraints, usage, notes = await self.decomposer.decompose(written.request, meter)
+            except UserError:
+                raise
+            except Exception as error:
+                written.usage = written.usage + meter.usage
+                written.notes.append(f"the request could not be decomposed: {cause(error)}")
+                return "budget" if isinstance(error, BudgetSpent) else "client_error"
         written.request, written.usage = replace(written.request, constraints=constraints), written.usage + usage
         written.notes += notes
         return None
 
     async def _judge(self, written: Written) -> StopReason | None:
         last, constraints = written.attempts[-1], written.request.constraints
-        try:
-            said, usage = await self.critic.verdicts(written.request, last.text, constraints, written.client)
-        except UserError:
-            raise
-        except Exception as error:
-            written.notes.append(f"answer {last.k} could not be criticised: {cause(error)}")
-            return "budget" if isinstance(error, BudgetSpent) else "critic_error"
+        with metered(written.client) as meter:
+            try:
+                said, usage = await self.critic.verdicts(written.request, last.text, constraints, meter)
+            except UserError:
+                raise
+            except Exception as error:  # what it asked before it failed was paid for
+                written.usage = written.usage + meter.usage
+                written.attempts[-1] = replace(last, usage=last.usage + meter.usage)
+                written.notes.append(f"answer {last.k} could not be criticised: {cause(error)}")
+                return "budget" if isinstance(error, BudgetSpent) else "critic_error"
         verdicts = settled(aligned(said, constraints), constraints)
         written.usage = written.usage + usage
         written.attempts[-1] = replace(last, verdicts=verdicts, usage=last.usage + usage)

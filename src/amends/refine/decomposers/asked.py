@@ -3,7 +3,8 @@ own).
 
 With no client of its own the responder decomposes for itself ("self"); a stronger model may be given. What comes back is
 read leniently and taken over strictly: an item that names a quantity which the request does not is invented and dropped,
-repeated items are one, and an item whose words are plain goes to a checker (`refine/routing.py`) in place of a judge.
+repeated items are one, and an item whose words are plain goes to a checker (`refine/routing.py`) in place of a judge. What the
+model does not list although code can read it in the request is added (`refine/decomposers/plain.py`), with a note.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from amends.chat.client import Client, Message, Usage
 from amends.constraints.constraint import Constraint, Request
 from amends.core.spec import Count, Part, spec
 from amends.refine.asking import drawn
+from amends.refine.completing import completed
+from amends.refine.decomposers.plain import demands
 from amends.refine.frame import fenced
 from amends.refine.parsing import Item, read_items
 from amends.refine.routing import invented, key_of, routed
@@ -60,22 +63,25 @@ class Asked:
     """Whether it is asked even where the request comes with constraints, which are then set aside."""
     route: bool = True
     """Whether constraints in plain words go to a checker; off, every one is judged."""
+    complete: bool = True
+    """Whether demands that the model did not list, and that plain rules are sure of, are added; only with `route`."""
     at_most: Count = 20
     """Constraints taken over; a list that does not end is a model that repeats itself."""
     max_tokens: Count = 700
     """The longest list, in tokens."""
 
     async def decompose(self, request: Request, client: Client) -> tuple[tuple[Constraint, ...], Usage, tuple[str, ...]]:
-        """The constraints by one call; none, with a note, where the reply cannot be read."""
+        """The constraints by one call; where the reply cannot be read, what plain rules find, and a note."""
         if request.constraints and not self.always:
             return request.constraints, Usage(), ()
         params = drawn(max_tokens=self.max_tokens)
         done = await (self.client or client).complete(decompose_messages(request), params)
         items, notes = read_items(done.text)
-        if items is None:
-            return (), done.usage, notes
-        constraints, dropped = self._taken(items, request)
-        return constraints, done.usage, (*notes, *dropped)
+        constraints, dropped = self._taken(items or (), request)
+        if not (self.complete and self.route):
+            return constraints, done.usage, (*notes, *dropped)
+        every, told = completed(constraints, demands(request.prompt, request.context))
+        return every, done.usage, (*notes, *dropped, *told)
 
     def _taken(self, items: Sequence[Item], request: Request) -> tuple[tuple[Constraint, ...], list[str]]:
         kept: dict[str, tuple[int, Item]] = {}
