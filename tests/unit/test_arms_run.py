@@ -361,11 +361,11 @@ def test_check_looks_by_code_alone_and_its_exit_code_says_what_it_found(amends: 
         assert code == 2 and said in err
 
 
-def test_a_server_that_is_not_there_is_told_in_the_ledger_with_an_exit_code(amends: Amends, sheet: Path) -> None:
+def test_a_server_that_is_not_there_is_told_with_the_remedy(amends: Amends, sheet: Path) -> None:
     with server(mending) as s:
         address = s.base_url
     code, said, err = amends("refine", "--sheet", sheet, "--model", address, "--name", "small")
-    assert code == 1 and said.strip() == "" and "the model could not be asked" in err
+    assert code == 2 and said.strip() == "" and "is a server running there?" in err
 
 
 @pytest.fixture

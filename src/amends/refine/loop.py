@@ -26,7 +26,7 @@ from amends.refine.asking import Asked, ask, cause, metered, respond
 from amends.refine.guard import guard
 from amends.refine.parts import Attempt, Critic, Decomposer, Refined, StopReason
 from amends.refine.repairing import repaired
-from amends.refine.rewrite import cleaned, rewrite_messages
+from amends.refine.rewrite import answer_in, rewrite_messages
 from amends.refine.scoring import SKIPPED, Score, aligned, passed_ids, score, settled, violated
 from amends.refine.structured import with_schema
 
@@ -126,17 +126,17 @@ class _Loop:
         """One rewrite by the model, and its repair."""
         self.rounds += 1
         before = self.scores[self._best()].compliance
-        asked = await self._rewrite(parent)
+        asked, text = await self._rewrite(parent)
         if asked.failed:
             return asked.failed
-        text = cleaned(asked.text, parent.text, self.request)
         new = Attempt(len(self.attempts), text, usage=asked.usage, parent=parent.k, how="refinement")
         twin = next((a for a in self.attempts if a.text.strip() == text.strip()), None)
         if twin is not None and text:
             self._record(replace(new, verdicts=twin.verdicts))
             return "no_change" if parent.text.strip() == text.strip() else "cycle"
         if not text:
-            self.notes.append(f"version {new.k} is empty: it was not judged")
+            what = "recites what was sent with the answer" if asked.text.strip() else "is empty"
+            self.notes.append(f"version {new.k} {what}: it was not judged")
             self._record(new)
         elif stopped := await self._judged(new) or await self._repair(self.attempts[-1]):
             return stopped
@@ -144,7 +144,8 @@ class _Loop:
         self.stale = 0 if self.scores[self._best()].compliance > before else self.stale + 1
         return None
 
-    async def _rewrite(self, parent: Attempt) -> Asked:
+    async def _rewrite(self, parent: Attempt) -> tuple[Asked, str]:
+        """The reply, and what of it is an answer."""
         tried = self.tried.get(parent.k, [])
         params = with_schema(self.how.params, self.request, self.how.structured)
         hotter = max(params.temperature, self.how.retry_temperature) if tried else params.temperature
@@ -155,7 +156,7 @@ class _Loop:
         messages = rewrite_messages(self.request, parent.text, broken, held, tried[-3:])
         asked = await ask(self.client, messages, params, f"rewriting version {parent.k}")
         self._spend(asked.usage, asked.note)
-        return asked
+        return asked, answer_in(asked.text, messages, parent.text, self.request)
 
     async def _repair(self, attempt: Attempt) -> StopReason | None:
         """A version that code can mend without harm, where there is one."""

@@ -3,7 +3,8 @@
 It sees the request, the version at hand, the violated constraints alone with what was measured ("213 words; fewer than 150
 asked for"), and the constraints that hold, to be left alone. Its reply is cleaned only where that is safe: a preface such
 as "Here is the revised answer:" that the request does not ask for, and a code fence round the whole reply that the version
-before it did not have. A person's answer is never shortened on a guess.
+before it did not have. A person's answer is never shortened on a guess. A reply that recites what was sent with the answer,
+the order and the list of constraints, is no answer: small models hand it back, and "no commas" may well hold for it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,33 @@ def _line(constraint: Constraint, verdict: Verdict) -> str:
     if verdict.target and verdict.measured is not None and str(verdict.measured) not in reason:
         numbers = f" (found: {verdict.measured}; asked: {verdict.target})"
     return f"{constraint.text}{' - ' + reason if reason else ''}{numbers}"
+
+
+RECITED = 0.5
+"""Share of a reply's word 4-grams that were sent to the model, from which it is no answer."""
+
+
+def answer_in(reply: str, sent: Sequence[Message], before: str, request: Request, *known: str) -> str:
+    """What of a reply is the answer; empty where it recites what was sent. `known`: texts that an answer may well repeat."""
+    text = cleaned(reply, before, request)
+    return "" if recites(text, sent, request.prompt, before, *known) else text
+
+
+def recites(text: str, sent: Sequence[Message], *known: str) -> bool:
+    """Whether a reply is mostly what was sent to the model, apart from texts that an answer may well repeat.
+
+    >>> order = [Message("user", "Mend this answer, and nothing else: It was late.")]
+    >>> recites("Mend this answer and nothing else.", order), recites("It was late.", order, "It was late.")
+    (True, False)
+    """
+    order = {gram for m in sent for gram in _grams(m.content)}.difference(*map(_grams, known))
+    own = _grams(text)
+    return bool(own) and sum(gram in order for gram in own) > RECITED * len(own)
+
+
+def _grams(text: str, n: int = 4) -> list[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def cleaned(reply: str, before: str, request: Request) -> str:

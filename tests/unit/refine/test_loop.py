@@ -183,6 +183,14 @@ def test_of_equal_versions_the_less_changed_one_counts() -> None:
     assert (done.best, done.text) == (1, "one two three four five six")
 
 
+def test_the_order_handed_back_is_never_the_best_whatever_it_meets() -> None:
+    recited = "no preface, no remarks on what was changed, no delimiter lines"
+    wide = request(constraint("c1", AtMost(n=12)))
+    done = run(refine(wide, Scripted(respond="a b " * 20, rewrite=recited), decomposer=Gold(), critic=Programmatic(), rounds=1))
+    assert done.best == 0 and done.attempts[1].text == "" and done.attempts[1].verdicts == ()
+    assert any("version 1 recites what was sent" in note for note in done.notes)
+
+
 def test_an_empty_rewrite_is_never_the_best() -> None:
     done = mended(request(LOWER, OVEN), Scripted(respond="Hm", rewrite=["", "  \n"]), rounds=2, repair=False)
     assert (done.best, done.text) == (0, "Hm")

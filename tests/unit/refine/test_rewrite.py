@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from refine_world import KIND, LOWER, OVEN, SHORT, constraint, request
 
+from amends.chat.client import Message
 from amends.constraints.constraint import Constraint, Verdict
 from amends.refine.frame import delimiter
 from amends.refine.guard import apologises, guard, repetition
 from amends.refine.repairing import repaired
-from amends.refine.rewrite import cleaned, rewrite_messages
+from amends.refine.rewrite import answer_in, cleaned, recites, rewrite_messages
 
 ASK = request(SHORT, LOWER, KIND)
 
@@ -117,3 +118,17 @@ def test_repetition_and_apologies_by_themselves() -> None:
     assert repetition(" ".join(str(i) for i in range(50))) == 0
     assert apologises("I’m afraid I cannot do that") and not apologises("The sorry state of bread")
     assert not apologises("x " * 200 + "I'm sorry")
+
+
+def test_a_reply_that_recites_what_was_sent_is_no_answer() -> None:
+    text = "one two three four five six seven"
+    sent = rewrite_messages(ASK, text, [violation(SHORT, text)], [LOWER])
+    last = sent[0].content.rsplit("\n\n", 1)[1]
+    assert answer_in(last, sent, text, ASK) == "" and answer_in(sent[0].content, sent, text, ASK) == ""
+    assert answer_in(f"{text}\n\n{last}", sent, text, ASK) == ""
+    assert answer_in(text, sent, text, ASK) == text  # the answer itself was sent too
+    assert answer_in(ASK.prompt, sent, text, ASK) == ASK.prompt  # some requests ask for themselves
+    own = "Bread is baked in an oven that somebody has heated well before, and nothing else."
+    assert answer_in(own, sent, text, ASK) == own
+    advice = "Say more of the oven and of what is baked in it."
+    assert recites(advice, [Message("user", advice)]) and not recites(advice, [Message("user", advice)], advice)

@@ -12,7 +12,7 @@ from amends.refine.answering import Written
 from amends.refine.asking import calls_for, drawn, respond
 from amends.refine.frame import data_note, fenced
 from amends.refine.parts import Refined
-from amends.refine.rewrite import cleaned
+from amends.refine.rewrite import answer_in
 
 
 @spec
@@ -36,8 +36,9 @@ class BlindRewrite:
                 break
             parent = written.add(asked.text, asked.usage, "refinement" if k > 1 else "response", k - 2 if k > 1 else None)
             params = replace(self.params, seed=self.params.seed + k)
-            asked = await written.ask(blind_messages(request, parent.text), params, f"rewriting version {parent.k}")
-            asked = replace(asked, text=cleaned(asked.text, parent.text, request) or parent.text)
+            sent = blind_messages(request, parent.text)
+            asked = await written.ask(sent, params, f"rewriting version {parent.k}")
+            asked = replace(asked, text=answer_in(asked.text, sent, parent.text, request) or parent.text)
         if asked.failed is None:
             last = len(written.attempts)
             written.add(asked.text, asked.usage, "refinement" if last else "response", last - 1 if last else None)

@@ -16,7 +16,7 @@ from amends.refine.answering import Written
 from amends.refine.asking import Asked, calls_for, drawn, respond
 from amends.refine.frame import data_note, fenced
 from amends.refine.parts import Attempt, Refined
-from amends.refine.rewrite import cleaned
+from amends.refine.rewrite import answer_in
 
 ENOUGH = "NOTHING TO IMPROVE"
 
@@ -48,7 +48,8 @@ class SelfRefine:
                 return written.result(advice.failed or "all_pass")
             if rewrite.failed:
                 return written.result(rewrite.failed)
-            text = cleaned(rewrite.text, last.text, request) or last.text
+            sent = by_feedback_messages(request, last.text, advice.text)
+            text = answer_in(rewrite.text, sent, last.text, request, advice.text) or last.text
             last = written.add(text, advice.usage + rewrite.usage, "refinement", last.k)
         return written.result("max_rounds")
 
