@@ -2,8 +2,9 @@
 
     min_x F(x) = f(x, y*(x))    with    y*(x) = argmin_y g(x, y)
 
-x are the outer parameters, y the inner ones: named tensors of any shapes, a single number included (what is nested otherwise is
-named by `nested.py`). f is the upper loss and g the lower one. Nothing is hidden in modules: a network takes part through `torch.func.functional_call`.
+x are the outer parameters, y the inner ones: named tensors of any shapes, a single number included; what is nested otherwise is
+named by `nested.py`. f is the upper loss and g the lower one. Nothing is hidden in modules: a network takes part through
+`torch.func.functional_call`.
 """
 
 from __future__ import annotations
