@@ -14,6 +14,7 @@ from pictured import CLASSES, EACH, World, command, lines, read, read_yaml
 from PIL import Image
 
 from amends.core import catalog
+from amends.core.errors import UserError
 from amends.core.spec import build_use
 from amends.core.types import Sample, Scores
 from amends.data.bundle import Bundle
@@ -185,6 +186,16 @@ def test_other_forms_of_data_are_read(world: World, vit: Path, tmp_path: Path) -
         assert ("ta.test" in measured) == (tests > 0)
 
 
+def test_a_name_on_the_hub_is_a_data_set_and_a_slip_in_a_path_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.data.parent)
+    tree = AuditRequest(data=Path("uoft-cs/cifar10"), model=str(world.model)).tree()
+    assert tree["data"]["of"] == {"use": "hub", "name": "uoft-cs/cifar10"}
+    assert {m["use"] for m in tree["measure"]} == {"accuracy", "ta"}, "its split of test rows is measured"
+    for slip in (f"{world.data.name}/trian", "one/two/three", "./pictures-of", "pictures-of"):
+        with pytest.raises(UserError, match=f"DATA {slip.removeprefix('./')}: no such file or folder"):
+            AuditRequest(data=Path(slip), model=str(world.model)).tree()
+
+
 def test_texts_and_their_classifier_are_audited_by_their_features(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     source = build_use("data", {"use": "topics", "topics": 3, "rows": 8}, "data").load(0)
@@ -200,13 +211,15 @@ def test_texts_and_their_classifier_are_audited_by_their_features(tmp_path: Path
 
 
 def test_your_own_clean_rows_are_for_the_auditors_that_take_some(world: World, tmp_path: Path) -> None:
-    words = ["--by", "strip,random_scores", "--clean", world.test, "--set", "audit.overlays=3", "--set", "audit.frr=0.4"]
+    words = ["--by", "strip,mspc,random_scores", "--clean", world.test, "--set", "audit.overlays=3", "--set", "audit.frr=0.4"]
     more = ["--then", "fine-tune", "--steps", 1, "--out", tmp_path]
     assert command("audit", world.data, "--model", world.model, *words, *more) == 0
     manifest = read(tmp_path / "manifest.json")
-    assert [line["settings"].get("clean") for line in manifest["audits"]] == ["clean", None]
+    assert [line["settings"].get("clean") for line in manifest["audits"]] == ["clean", "clean", None]
     assert manifest["data"]["roles"]["clean"] == 12 and manifest["audits"][0]["rows"] == 36
     assert manifest["audits"][0]["note"].startswith("threshold "), "of the clean rows"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "expected false positives: of 12 rows known to be clean it flags " in page
     measured = {m["name"] for m in read(tmp_path / "results.json")["measurements"]}
     assert "ta.test" not in measured, "clean rows are for the auditor alone"
 

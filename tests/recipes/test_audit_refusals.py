@@ -102,6 +102,14 @@ CASES: dict[str, tuple[Callable[[World, Path, Path], list[object]], str]] = {
         lambda world, vit, folder: [folder / "absent", "--model", world.model],
         "absent: no such file or folder",
     ),
+    "a name that no folder and no data set has": (
+        lambda world, vit, folder: ["nobody-has/such-pictures", "--model", world.model],
+        ", and there is no folder of that name",
+    ),
+    "a folder misspelt in a folder that is there": (
+        lambda world, vit, folder: [world.data.parent / "picturse", "--model", world.model],
+        "picturse: no such file or folder",
+    ),
     "an empty folder": (nothing, "none: is an empty folder: put the images of each class into a sub-folder of its name"),
     "no images": (
         spoilt(lambda data: [f.rename(f.with_suffix(".txt")) for f in data.glob("*/*.png")]),

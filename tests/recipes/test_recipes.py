@@ -204,6 +204,14 @@ def test_what_a_recipe_draws_has_a_mark_a_stage(finished: tuple[Resolved, Path])
             assert sparse[name] == pytest.approx(int(told) / 100 if told.isdigit() else sparse[name], abs=0.01)
 
 
+def test_every_recipe_of_two_levels_draws_its_finding_in_every_profile() -> None:
+    names = [f.stem for f in FILES if f.parent.name == "bilevel"]
+    assert len(names) >= 6
+    for name in names:
+        for profile in (None, *(read(locate(name)).get("profiles") or {})):
+            assert resolve(name, profile).recipe.draw, f"{name} --profile {profile}"
+
+
 def test_steps_and_samples_are_kept(finished: tuple[Resolved, Path]) -> None:
     resolved, folder = finished
     steps = lines(folder / "metrics.jsonl")

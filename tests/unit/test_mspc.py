@@ -314,6 +314,29 @@ def test_each_round_is_logged_and_the_note_says_what_there_was_before_the_mask()
     assert "compare with a clean control" in found.note
 
 
+def test_rows_known_to_be_clean_say_how_many_false_alarms_are_to_be_expected() -> None:
+    """They are scored under the mask and change nothing; as an audit of theirs under the same mask flags them."""
+    rows = drawn_rows(30)
+    clean = tuple(Sample(f"clean-{r.id}", r.data) for r in rows[20:])
+    told = Bundle({"train": rows[:20], "clean": clean}, classes=("a", "b", "c"))
+    alone = MSPC(rounds=0).scores(some_model(), told, Memory())
+    found = MSPC(rounds=0, clean="clean").scores(some_model(), told, Memory())
+    assert found.score == alone.score and found.flagged == alone.flagged
+    many = len(MSPC(rounds=0, role="clean").scores(some_model(), told, Memory()).flagged)
+    assert 0 < many < 10, "the case would tell nothing otherwise"
+    assert f"expected false positives: of 10 rows known to be clean it flags {many}, {10 * many:.1f} % [" in found.note
+    assert "compare with a clean control, or name rows known to be clean" in alone.note
+
+
+def test_clean_rows_are_of_one_size_with_the_others_and_not_audited_themselves() -> None:
+    rows = drawn_rows(4)
+    wide = tuple(Sample(f"c{i}", {"image": torch.zeros(1, 4, 5), "label": 0}) for i in range(2))
+    with pytest.raises(UserError, match="mspc: rows row-000 and c0 of 'train' and 'clean' are images of two sizes"):
+        MSPC(clean="clean").check(Bundle({"train": rows, "clean": wide}, classes=("a",)), None)
+    with pytest.raises(UserError, match="mspc: clean: row row-001 of 'clean' stands in 'train', which is audited"):
+        MSPC(clean="clean").check(Bundle({"train": rows, "clean": rows[1:3]}, classes=("a",)), None)
+
+
 def test_images_of_two_sizes_have_no_one_mask() -> None:
     rows = (*drawn_rows(2), Sample("wide", {"image": torch.zeros(1, 4, 5), "label": 0}))
     with pytest.raises(UserError, match="mspc: rows row-000 and wide of 'train' are images of two sizes"):

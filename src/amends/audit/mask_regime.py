@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.stats import binomtest
 from torch import Tensor
 
 from amends.audit.amplified import Amplified
@@ -118,8 +119,12 @@ class Look:
         """`partial: mean 0.08, largest 1.00, mean x mean scaling 0.56`"""
         return f"{self.regime}: mean {self.mean:.3g}, largest {self.largest:.3g}, mean x mean scaling {self.undone:.3g}"
 
-    def note(self, classes: Sequence[str]) -> str:
-        """The regime and what to change, the figures, and what the rule cannot say."""
+    def note(self, classes: Sequence[str], alarms: tuple[int, int] | None = None) -> str:
+        """The regime and what to change, the figures, and what the rule cannot say.
+
+        Args:
+            alarms: how many rows of some that are known to be clean the rule flags, and how many there are.
+        """
 
         def named(label: int) -> str:
             return classes[label] if label < len(classes) else str(label)
@@ -131,7 +136,7 @@ class Look:
             f"the rule flags {self.share:.1%} of the rows, {self.first:.1%} before there was a mask"
             + (f" (by predicted class: {by})" if by else ""),
             f"under the mask black is told to be {named(self.black)}, and even grey {named(self.grey)}",
-            "it always flags something: compare with a clean control",
+            _expected(alarms),
         ]  # fmt: skip
         return "; ".join([*said, *self._warnings(named)])
 
@@ -161,6 +166,20 @@ def unevenness(mask_HW: Tensor, light_HW: Tensor) -> float:
     share = light_HW.double() / light_HW.double().sum().clamp(min=1e-30)
     mean = (share * mask_HW.double()).sum()
     return float((share * (mask_HW.double() - mean).square()).sum().sqrt() / mean) if mean > 0 else 0.0
+
+
+def _expected(alarms: tuple[int, int] | None) -> str:
+    """What the rule flags where nothing is wrong.
+
+    >>> _expected((7, 100))
+    'expected false positives: of 100 rows known to be clean it flags 7, 7.0 % [3.4, 13.7]'
+    """
+    if alarms is None:
+        return "it always flags something: compare with a clean control, or name rows known to be clean (`clean`)"
+    many, rows = alarms
+    bounds = binomtest(many, rows).proportion_ci(method="wilson")
+    share = f"{100 * many / rows:.1f} % [{100 * bounds.low:.1f}, {100 * bounds.high:.1f}]"
+    return f"expected false positives: of {rows} rows known to be clean it flags {many}, {share}"
 
 
 _VERDICT: Mapping[Regime, str] = {

@@ -27,7 +27,8 @@ How far the mask comes is a matter of steps: a pixel that nothing needs falls by
 in about a hundred with the defaults (rounds x passes x batches), and on the way down every mask is a dimmer for a while. On few
 rows smaller batches give more steps. Rows that are not suspected cost nothing while the mask is fitted.
 
-The rule flags something on any set, a clean one too: how much is measured on a clean control, not promised here.
+The rule flags something on any set, a clean one too. How much is not promised but measured: on rows that are known to be
+clean (`clean`), scored under the mask and otherwise left alone, or else on a clean control.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from pydantic import Field
 from torch import Tensor
 
 from amends.audit.amplified import Amplified, Divergence, in_chunks, still
-from amends.audit.images import check_images
+from amends.audit.images import check_clean, check_images
 from amends.audit.mask_regime import Look
 from amends.audit.spc import Scaling
 from amends.bilevel.alternate import Alternated, Best, alternate
@@ -90,6 +91,8 @@ class MSPC:
     """Besides the penalty: this times the mask is added to its slope."""
     fit_rows: Count | None = None
     """To how many rows, drawn at random, the mask is fitted; null for all. All are scored in either case."""
+    clean: Role | None = None
+    """Rows known to be clean, of which the note says how many the rule flags: what to expect of it. They change no score."""
     checkpoint_every: Count = 10
     """Steps of the mask between two exact checkpoints."""
     role: Role = "train"
@@ -98,14 +101,16 @@ class MSPC:
     def check(self, data: Bundle, subject: Any | None) -> None:
         """Images of one size with classes, and a classifier."""
         check_images(data, self.role, subject, self.name, "it masks and brightens pixels")
-        rows = data[self.role]
-        first = np.shape(rows[0].data["image"])[-2:]
-        odd = next((row for row in rows if np.shape(row.data["image"])[-2:] != first), None)
-        if odd is not None:
-            raise UserError(
-                f"mspc: rows {rows[0].id} and {odd.id} of '{self.role}' are images of two sizes, and one mask is for all: "
-                "bring them to one size"
-            )
+        check_clean(data, self.clean, self.role, self.name, "it masks and brightens pixels")
+        first = data[self.role][0]
+        for role in (self.role, *((self.clean,) if self.clean else ())):
+            odd = next((r for r in data[role] if _size(r) != _size(first)), None)
+            if odd is not None:
+                where = role if role == self.role else f"{self.role}' and '{role}"
+                raise UserError(
+                    f"mspc: rows {first.id} and {odd.id} of '{where}' are images of two sizes, and one mask is for all: "
+                    "bring them to one size"
+                )
 
     def scores(self, subject: Any, data: Bundle, run: Context) -> Scores:
         """The share of scalings under the learned mask that keep the class; flags unless the mask is one that tells nothing."""
@@ -118,13 +123,21 @@ class MSPC:
             kept_N = ended.best.seen if len(fitted.rows) == len(rows) else seen.kept(mask_HW)
             share_N = kept_N.double() / len(self.scales)
             look = Look.at(seen, mask_HW, flags_N=suspected(kept_N, len(self.scales)), first=ended.first.shown["suspected"])
+            alarms = self.alarms(subject, data, mask_HW)
         score = dict(zip((row.id for row in rows), share_N.tolist(), strict=True))
         chosen = {row.id for row, flag in zip(rows, look.flags_N.tolist(), strict=True) if flag}
         run.log(**look.shown())
         return Scores(
             {row.id: score[row.id] for row in data[self.role]}, frozenset() if look.useless else frozenset(chosen),
-            look.note(data.classes), {"mask": Picture(mask_HW.cpu().numpy(), look.caption())},
+            look.note(data.classes, alarms), {"mask": Picture(mask_HW.cpu().numpy(), look.caption())},
         )  # fmt: skip
+
+    def alarms(self, subject: Any, data: Bundle, mask_HW: Tensor) -> tuple[int, int] | None:
+        """How many of the rows that are known to be clean the rule flags under the mask, and how many there are."""
+        if self.clean is None:
+            return None
+        kept_N = Amplified.of(subject, data[self.clean], self.scales, self.shift, self.divergence).kept(mask_HW)
+        return int(suspected(kept_N, len(self.scales)).sum()), len(kept_N)
 
     def fit(self, seen: Amplified, run: Context) -> Alternated:
         """The alternation, from the whole image: the split, and the mask with its velocity."""
@@ -174,6 +187,11 @@ def in_order(rows: Sequence[Sample], seed: int) -> list[Sample]:
     """The rows in an order that their ids alone decide: batches are mixed, and the first so many are a random sample."""
     by_id = {row.id: row for row in rows}
     return [by_id[row] for row in shuffled(by_id, seed, "mspc")]
+
+
+def _size(row: Sample) -> tuple[int, ...]:
+    """Height and width of its image."""
+    return np.shape(row.data["image"])[-2:]
 
 
 def signed(kept_N: Tensor, scalings: int) -> Tensor:

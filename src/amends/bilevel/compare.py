@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from amends.bilevel.nested import Nesting, named
 from amends.bilevel.problem import Answer, Point, Problem, Solver
 from amends.bilevel.strategies.zeroth import valued
 from amends.bilevel.tree import add, angle, detached, flat, like
 from amends.bilevel.trust import Trust
 from amends.core.errors import UserError
-from amends.core.protocols import Params
 
 
 class Comparison(NamedTuple):
@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
 
 
 def against_differences(
-    answer: Answer, problem: Problem, outer: Params, inner: Params, *, solver: Solver, width: float = 1e-4,
+    answer: Answer, problem: Problem, outer: Any, inner: Any, *, solver: Solver, width: float = 1e-4,
     directions: int = 16, rng: torch.Generator | None = None,
 ) -> Comparison:  # fmt: skip
     """Central differences of F along each outer number, or along random directions where there are more than `directions`.
@@ -41,7 +41,9 @@ def against_differences(
     """
     if solver.steps == 0:
         raise UserError("against_differences: the lower level has to be solved anew at each point: give a solver")
-    at = Point(problem, detached(outer), detached(inner), solver, Trust.blind(), torch.Generator().manual_seed(0))
+    nesting, claim = Nesting(outer, inner), named(answer.gradient, "outer")
+    x, y = detached(named(outer, "outer")), detached(named(inner, "inner"))
+    at = Point(nesting.problem(problem), x, y, nesting.solver(solver), Trust.blind(), torch.Generator().manual_seed(0))
     x_D = flat(at.outer.values())
     whole = len(x_D) <= directions
     generator = rng or torch.Generator().manual_seed(0)
@@ -51,7 +53,7 @@ def against_differences(
             torch.randn(directions, len(x_D), generator=generator, dtype=torch.float64), dim=1
         )
     found, claimed = [], []
-    slope_D = flat(answer.gradient[n] for n in at.outer).double()
+    slope_D = flat(claim[n] for n in at.outer).double()
     for u_D in chosen:
         u = like(u_D.to(x_D), at.outer)
         ahead, behind = (valued(at, add(at.outer, u, sign * width))[1] for sign in (1, -1))

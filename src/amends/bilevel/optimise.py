@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amends.bilevel.nested import Nesting, named
 from amends.bilevel.problem import Answer, Point, Problem, Solver, Strategy, checked
 from amends.bilevel.resume import Keeper, State, worded
 from amends.bilevel.solvers import Given
@@ -31,15 +32,16 @@ class Optimised:
 
 
 def optimise(
-    problem: Problem | Draws, outer: Params, inner: Params, *, strategy: Strategy, optim: Any, steps: int,
+    problem: Problem | Draws, outer: Any, inner: Any, *, strategy: Strategy, optim: Any, steps: int,
     solver: Solver | None = None, warm: bool = True, trust: Trust | None = None, look_every: int = 50,
     checkpoint_every: int | None = None, run: Context,
-    watch: Callable[[Params, Params], Mapping[str, float]] | None = None,
+    watch: Callable[[Any, Any], Mapping[str, float]] | None = None,
 ) -> Optimised:  # fmt: skip
     """min_x F(x) by `steps` steps of an optimiser of the library.
 
     Args:
         problem: the problem, or the problem on the rows of (step, draw).
+        outer: a dict of tensors, or any nesting of them (`nested.py`), as `inner`; both come back as they were given.
         inner: where the lower level starts; with `warm` only the first time, and then where it was left.
         trust: what every answer must show; its `probe` is taken every `look_every` steps, the rest at each.
         checkpoint_every: steps between two exact checkpoints in the run's folder. A checkpoint that lies there is taken up,
@@ -51,17 +53,19 @@ def optimise(
         NotTrusted: with the number of the step; `outer` is left as it was.
         UserError: a checkpoint of other settings in the run's folder.
     """
-    x = {n: v.detach().clone().requires_grad_() for n, v in outer.items()}
-    optimiser, rules, solves = optim.make(x), trust or Trust(), solver or Given()
-    parts = {"strategy": strategy, "optim": optim, "solver": solves, "steps": steps, "warm": warm}
+    nesting = Nesting(outer, inner)
+    x = {n: v.detach().clone().requires_grad_() for n, v in named(outer, "outer").items()}
+    optimiser, rules, solves = optim.make(x), trust or Trust(), nesting.solver(solver or Given())
+    here = _named(problem, nesting)
+    parts = {"strategy": strategy, "optim": optim, "solver": solver or Given(), "steps": steps, "warm": warm}
     keeper = Keeper(run, x, optimiser, {k: worded(part) for k, part in parts.items()})
-    state = keeper.resume(detached(inner))
+    state = keeper.resume(detached(named(inner, "inner")))
     with run.progress("optimising", steps) as bar:
         bar.advance(state.step)
         while state.step < steps:
-            point = _point(problem, x, state, solves, replace(rules, probe=0 if state.step % look_every else rules.probe), run)
+            point = _point(here, x, state, solves, replace(rules, probe=0 if state.step % look_every else rules.probe), run)
             answer = _trusted(strategy, point)
-            seen = {} if watch is None else watch(detached(x), answer.inner)
+            seen = {} if watch is None else watch(nesting.above(detached(x)), nesting.below(answer.inner))
             lr = optim.lr_at(state.step, steps)
             _move(optimiser, x, answer, lr)
             _follow(state, answer, warm=warm)
@@ -69,7 +73,14 @@ def optimise(
             bar.advance(1, upper=answer.value)
             if checkpoint_every and state.step % checkpoint_every == 0:
                 keeper.save(state)
-    return Optimised(detached(x), state.inner, tuple(state.values))
+    return Optimised(nesting.above(detached(x)), nesting.below(state.inner), tuple(state.values))
+
+
+def _named(problem: Problem | Draws, nesting: Nesting) -> Problem | Draws:
+    """The problem, or that of each draw, as a function of named tensors."""
+    if isinstance(problem, Problem):
+        return nesting.problem(problem)
+    return lambda step, draw: nesting.problem(problem(step, draw))
 
 
 def _point(problem: Problem | Draws, x: Params, state: State, solver: Solver, trust: Trust, run: Context) -> Point:

@@ -2,15 +2,16 @@
 
     min_x F(x) = f(x, y*(x))    with    y*(x) = argmin_y g(x, y)
 
-x are the outer parameters, y the inner ones: named tensors of any shapes, a single number included. f is the upper loss and g
-the lower one. Nothing is hidden in modules: a network takes part through `torch.func.functional_call`.
+x are the outer parameters, y the inner ones: named tensors of any shapes, a single number included; what is nested otherwise is
+named by `nested.py`. f is the upper loss and g the lower one. Nothing is hidden in modules: a network takes part through
+`torch.func.functional_call`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -159,10 +160,12 @@ def combined(upper: Upper, indirect: Mapping[str, Tensor | None], outer: Params)
 
 
 def hypergradient(
-    problem: Problem, outer: Params, inner: Params, *, strategy: Strategy, solver: Solver | None = None,
+    problem: Problem, outer: Any, inner: Any, *, strategy: Strategy, solver: Solver | None = None,
     trust: Trust | None = None, rng: torch.Generator | None = None,
 ) -> Answer:  # fmt: skip
     """dF/dx at `outer`, with the lower level solved from `inner`.
+
+    Both are dicts of tensors, or any nesting of them (`nested.py`), and the losses are handed what was given.
 
     Args:
         inner: where the solver starts; without a `solver`, the solution itself.
@@ -173,12 +176,14 @@ def hypergradient(
         NotTrusted: the answer's own diagnosis speaks against it; says what to change.
         UserError: a loss that is no number, or does not depend on what it should.
     """
+    from amends.bilevel.nested import Nesting, named
     from amends.bilevel.solvers import Given
 
-    rules = trust or Trust()
+    nesting = Nesting(outer, inner)
+    x, y = detached(named(outer, "outer")), detached(named(inner, "inner"))
     generator = rng or torch.Generator().manual_seed(0)
-    point = Point(problem, detached(outer), detached(inner), solver or Given(), rules, generator)
-    return checked(strategy, point)
+    point = Point(nesting.problem(problem), x, y, nesting.solver(solver or Given()), trust or Trust(), generator)
+    return nesting.answer(checked(strategy, point))
 
 
 def checked(strategy: Strategy, point: Point) -> Answer:

@@ -16,7 +16,8 @@ Data = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A folder of images (a sub-folder for each class), of a Hugging Face data set, an .npz file, or a recipe.",
+        help="A folder of images (a sub-folder for each class), a Hugging Face data set (a folder, or its name on the hub), an "
+        ".npz file, or a recipe.",
     ),
 ]
 Model = Annotated[str, typer.Option(help="The classifier's folder: of transformers, or RUN/stages/NN-NAME/model of a run.")]

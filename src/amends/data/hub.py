@@ -53,7 +53,10 @@ class Hub:
         broken: list[str] = []
         for role, split in (("train", self.train), *((("test", self.test),) if self.test else ())):
             if split not in found:
-                raise UserError(f"{self.name}: has no split '{split}'{nearest(split, map(str, found))}")
+                raise UserError(
+                    f"{self.name}: has no split '{split}'{nearest(split, map(str, found))}: set data.{role} to one that it has"
+                    + (", or to null" if role == "test" else "")
+                )
             names = names or tuple(getattr(found[split].features.get(self._label(found[split])), "names", None) or ())
             rows[role] = self._rows(found[split], role, broken)
         return bundle_of(rows["train"], rows["test"], names, judge(self.name, broken, self.skip_broken))
@@ -80,7 +83,8 @@ class Hub:
             return datasets.load_dataset(where, self.config, revision=self.revision)
         except Exception as error:  # a name or a folder of the user's: each reader has errors of its own
             first = str(error).strip().split("\n")[0]
-            raise UserError(f"{self.name}: could not be loaded as a data set ({first})") from None
+            here = "" if folder.exists() else ", and there is no folder of that name"
+            raise UserError(f"{self.name}: could not be loaded as a data set ({first}){here}") from None
 
     def _inputs(self, split: Any) -> tuple[str, bool]:
         """The column of inputs, and whether it holds pictures."""

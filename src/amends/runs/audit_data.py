@@ -12,6 +12,8 @@ from amends.core.catalog import normal
 from amends.core.errors import UserError
 from amends.runs.recipe import read
 
+DATA = "DATA"
+"""What the command's own argument is called."""
 TESTS = ("test", "val", "valid", "validation")
 """What folders and splits of test rows are called, in the order in which they are looked for."""
 
@@ -49,6 +51,8 @@ def find(path: Path, at: str, reading: Reading) -> Found:
     """
     where = path.expanduser()
     if not where.exists():
+        if at == DATA and _on_hub(path):
+            return Found({"use": "hub", "name": str(path), **reading.keys()}, test=True)
         raise UserError(f"{at} {path}: no such file or folder")
     where = where.resolve()
     if where.is_dir():
@@ -65,6 +69,11 @@ def find(path: Path, at: str, reading: Reading) -> Found:
         f"{at} {path}: give a folder of images (a sub-folder for each class), a folder of a Hugging Face data set, an .npz "
         "file or a recipe (.yaml) whose data is meant"
     )
+
+
+def _on_hub(path: Path) -> bool:
+    """Whether this may be a name on the hub, `owner/name`, and no slip in a path: there is no folder called as the owner."""
+    return len(path.parts) == 2 and path.parts[0] not in (".", "..", "~", "/") and not path.parent.is_dir()
 
 
 def _folder(where: Path, at: str, reading: Reading) -> Found:

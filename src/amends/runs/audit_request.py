@@ -68,7 +68,7 @@ class AuditRequest:
         given = audit_model.find(self.model, self.normal, self.trust_order)
         grey = self.reading.channels is None and given.channels == audit_model.GREY
         reading = Reading(self.reading.size, audit_model.GREY if grey else self.reading.channels, self.reading.skip_broken)
-        found = audit_data.find(self.data, "DATA", reading)
+        found = audit_data.find(self.data, audit_data.DATA, reading)
         rows = self._rows(found, given, reading)
         roles = {"test": found.test or self.test is not None, "triggered": found.triggered or self.triggered is not None}
         goes_on = bool(self.then)
