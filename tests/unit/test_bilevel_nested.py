@@ -67,7 +67,7 @@ def exact(x: Any, y: Any) -> Any:
         (CG(), Projected(200, 0.15, lambda y: {"layers": [y["layers"][0], y["layers"][1]]})),
         (Unroll(), Momentum(400, 0.05, 0.5, project=lambda y: {"layers": list(y["layers"])})),
     ],
-    ids=str,
+    ids=lambda part: type(part).__name__,  # functions have addresses in their names
 )
 def test_answers_come_in_the_nesting_of_the_question(strategy: Any, solver: Any) -> None:
     found = hypergradient(NESTED, OUTER, INNER, strategy=strategy, solver=solver)

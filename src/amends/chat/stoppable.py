@@ -44,7 +44,7 @@ class Stop:
 
         try:
             loop.add_signal_handler(signal.SIGINT, first)
-        except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or a system without
+        except (RuntimeError, ValueError):  # not the main thread, or a system without signals in its loop
             yield
             return
         try:
