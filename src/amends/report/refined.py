@@ -75,7 +75,8 @@ def refining(run: RunData, table: Table) -> Refining | None:
 def _sentence(table: Table, metric: str, arms: list[str], pairs: tuple[Pair, ...]) -> str:
     found = {arm: cell for arm in arms if (cell := table.cell(arm, metric)) is not None}
     best, first = max(found, key=lambda arm: found[arm].value), arms[0]
-    said = f"Of {len(arms)} arms, {best} meets every constraint of most requests: {words.with_interval(found[best])}"
+    said = f"Of {len(arms)} arms, {best} has the largest share of requests with every constraint met: "
+    said += words.with_interval(found[best])
     said += f" ({first}: {words.number(found[first].value)})." if best != first else "."
     equal = [p for p in pairs if p.equal]
     return " ".join([said, *(p.sentence for p in equal)])

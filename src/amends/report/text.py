@@ -115,7 +115,8 @@ def _percent(cell: Cell | None) -> str:
 
 def _legend(table: Table) -> str:
     used = dict.fromkeys(table.better(m) for m in table.headline)
-    return ", ".join(f"{_SIGNS[b]} {words.DIRECTIONS[b]}" for b in used if b in _SIGNS)
+    said = words.DIRECTIONS if table.run.forgets else words.DIRECTIONS | {"closer": words.CLOSER_TO_IT}
+    return ", ".join(f"{_SIGNS[b]} {said[b]}" for b in used if b in _SIGNS)
 
 
 def _observed(value: object) -> str:

@@ -13,6 +13,8 @@ from amends.report.table import Cell, base, form, role
 NONE = "\N{EN DASH}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "closer": "\N{LEFT RIGHT ARROW}"}
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "closer": "closer to the retrained model is better"}
+CLOSER_TO_IT = "closer to what it is compared with is better"
+"""The same where nothing is forgotten, and so nothing is retrained: the stage that a recipe's `against` names."""
 _PAPERS = {"ua": "UA", "ra": "RA", "ta": "TA", "asr": "ASR", "mia_efficacy": "MIA-efficacy", "mia_privacy": "MIA-privacy"}
 """As the papers on classifiers write them."""
 _NAMES = {"mia": "membership AUC", "rouge": "ROUGE-L", "privleak": "PrivLeak", "harness": "benchmark score", **_PAPERS}
