@@ -16,7 +16,7 @@ from amends.data.bundle import Bundle
 from amends.data.critic_rows import CriticRows
 from amends.metrics.confusion import column, rate_measurement
 from amends.metrics.evaluation import Evaluation, Tokens
-from amends.metrics.verdicts import Verdicts
+from amends.metrics.verdicts import Verdicts, best_threshold
 
 
 def row(request: int, label: str, category: str = "length", n: int = 0) -> dict[str, str]:
@@ -95,3 +95,21 @@ def test_a_model_says_what_is_likelier_as_its_first_word() -> None:
     assert Verdicts(category="a", what="tnr").measure(evaluation).value == 1.0
     with pytest.raises(UserError, match="no row of category 'c'"):
         Verdicts(category="c").measure(evaluation)
+
+
+def test_a_threshold_is_fitted_on_another_role_and_the_order_needs_none() -> None:
+    """A critic that always leans to yes, and leans more where the constraint is met."""
+    made = [("no", 0.51), ("yes", 0.58), ("no", 0.55), ("yes", 0.62), ("no", 0.59)]
+    rows = {role: tuple(Sample(f"{role}{i}", {"question": "?", "answer": a, "request": f"{role}{i}", "category": "a"})
+                        for i, (a, _) in enumerate(made)) for role in ("train", "test")}  # fmt: skip
+    evaluation = Evaluation(None, Bundle(rows))
+    for sample, (_, p) in zip((*rows["train"], *rows["test"]), (*made, *made), strict=True):
+        evaluation._tokens[f"{sample.id}/yes"] = Tokens(np.array([math.log(p)]))
+        evaluation._tokens[f"{sample.id}/no"] = Tokens(np.array([math.log(1 - p)]))
+    assert Verdicts(what="tpr").measure(evaluation).value == 0.0 and Verdicts(what="tnr").measure(evaluation).value == 1.0
+    fitted = Verdicts(fit="train").measure(evaluation)
+    assert fitted.name == "verdict_balanced.test.fitted" and fitted.value == pytest.approx((2 / 3 + 1) / 2)
+    threshold = Verdicts(fit="train", what="threshold").measure(evaluation)
+    assert 0.55 < threshold.value < 0.58 and threshold.name == "verdict_threshold.test"
+    assert Verdicts(what="auc").measure(evaluation).value == pytest.approx(5 / 6)  # one of six pairs is the wrong way round
+    assert best_threshold([0.4], [0.4]) == 0.5 and best_threshold([], [0.1]) == 0.5
