@@ -40,7 +40,7 @@ class Verdicts:
     category: str | None = None
     """Only constraints of this category."""
     fit: Role | None = None
-    """The role on which the threshold of P(yes) is fitted; None takes 1/2."""
+    """The role on which the threshold of P(yes) is fitted; None takes 1/2. Needed for `what: threshold` to be any other."""
     fit_rows: Count = 120
     """So many of its rows, half of each label where there are as many."""
 
@@ -61,9 +61,9 @@ class Verdicts:
 
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:
         """The rate, with a bootstrap over requests; not a number where a label does not occur."""
-        at = 0.5 if self.fit is None else self._fitted(evaluation, self.fit)
+        at, learned = (0.5, {}) if self.fit is None else self._fitted(evaluation, self.fit)
         if self.what == "threshold":
-            return Measurement(self.name, at, at, at, self.fit_rows, "closer", self.version)
+            return Measurement(self.name, at, at, at, len(learned), "closer", self.version, scores=learned)
         rows = [s for s in evaluation[self.role] if self.category is None or s.data.get("category") == self.category]
         if not rows:
             raise UserError(f"{self.name}: role '{self.role}' has no row of category {self.category!r}")
@@ -72,7 +72,7 @@ class Verdicts:
             met, broken = (np.array([p_yes[s.id] for s in rows if s.data["answer"] == a]) for a in ("yes", "no"))
             value = float(auc(broken, met)) if len(met) and len(broken) else float("nan")
             low, high = auroc_interval(value, len(broken), len(met)) if np.isfinite(value) else (value, value)
-            return Measurement(self.name, value, low, high, len(rows), self.better, self.version)
+            return Measurement(self.name, value, low, high, len(rows), self.better, self.version, scores=p_yes)
         says = {row: p >= at if self.fit else p > at for row, p in p_yes.items()}
         place = {name: i for i, name in enumerate(dict.fromkeys(s.data.get("request", s.id) for s in rows))}
         counts_R4 = np.zeros((len(place), 4))
@@ -82,13 +82,15 @@ class Verdicts:
         note = f"met from P(yes) = {at:.3f}" if self.fit else ""
         return rate_measurement(self.name, counts_R4, self.what, version=self.version, note=note, scores=scores)
 
-    def _fitted(self, evaluation: Evaluation, role: Role) -> float:
-        def find() -> float:
+    def _fitted(self, evaluation: Evaluation, role: Role) -> tuple[float, dict[str, float]]:
+        """The threshold, and P(yes) of the rows that it was fitted on."""
+
+        def find() -> tuple[float, dict[str, float]]:
             rows = evaluation[role]
             order = np.random.default_rng(stream_seed(evaluation.seed, "verdicts", role)).permutation(len(rows))
             halves = [[rows[i] for i in order if rows[i].data["answer"] == a][: self.fit_rows // 2] for a in ("yes", "no")]
             p_yes = probabilities(evaluation, [s for half in halves for s in half])
-            return best_threshold(*([p_yes[s.id] for s in half] for half in halves))
+            return best_threshold(*([p_yes[s.id] for s in half] for half in halves)), p_yes
 
         return evaluation.once(f"verdicts/{role}/{self.fit_rows}", find)
 
