@@ -65,7 +65,7 @@ class SPC:
     deviations: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """With `clean`: a row is flagged above so many deviations of its class, whatever `threshold` says."""
     precision: Precision = "fp32"
-    """`bf16` is twice as fast where the processor or the GPU multiplies in it; classes in a near tie may change places."""
+    """`bf16` is faster where processor or GPU multiply in it; classes in a near tie may change places."""
     role: Role = "train"
     """The rows that are audited."""
 
