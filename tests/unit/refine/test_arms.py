@@ -144,3 +144,18 @@ def test_a_recipe_names_arms_and_their_parts() -> None:
 def test_a_best_of_nothing_is_an_empty_answer() -> None:
     done = run(BestOf(decomposer=Asked(client=Scripted(decompose=OSError("down")))).answer(request(), Nobody()))
     assert (done.text, done.stopped) == ("", "client_error")
+
+
+@pytest.mark.parametrize(
+    ("arm", "replies"),
+    [
+        (BlindRewrite(), {"blind": "Return the whole improved answer and nothing else."}),
+        (
+            SelfRefine(rounds=1),
+            {"feedback": "x", "by_feedback": "Rewrite the answer by this feedback. Return the whole answer."},
+        ),
+    ],
+    ids=["blind", "self-refine"],
+)
+def test_an_order_handed_back_leaves_the_answer_before_it(arm: Any, replies: dict[str, str]) -> None:
+    assert answered(arm, Scripted(respond=LONG, **replies), SHORT).text == LONG
