@@ -162,6 +162,26 @@ def test_images_of_two_sizes_need_a_size(tmp_path: Path) -> None:
     assert load(use="image_folder", folder=str(tmp_path), size=8)["train"][0].data["image"].shape == (3, 8, 8)
 
 
+def test_a_class_without_images_is_named_unless_it_is_meant(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "flat")
+    (tmp_path / "flat" / "emu").mkdir()
+    (tmp_path / "flat" / "yak").mkdir()
+    with pytest.raises(UserError, match=r"flat/emu: the class has no image to learn from \(and 1 more\): .* empty: true"):
+        load(use="image_folder", folder=str(tmp_path / "flat"))
+    source = {"use": "image_folder", "folder": str(tmp_path / "flat"), "empty": True}
+    assert load(**source).classes == ("cat", "dog", "emu", "yak")
+    data = load(use="labelled", of=source, by="random", share=0.5)
+    assert "no training row has the class 'emu' (and 1 more), which the data names" in data.notes
+    for split in ("train", "test"):
+        write_pictures(tmp_path / "split" / split)
+    for picture in (tmp_path / "split" / "test" / "dog").iterdir():
+        picture.unlink()
+    assert {row.data["label"] for row in load(use="image_folder", folder=str(tmp_path / "split"))["test"]} == {0}
+    (tmp_path / "split" / "test" / "emu").mkdir()
+    with pytest.raises(UserError, match=r"split/train/emu: the class has no image"):
+        load(use="image_folder", folder=str(tmp_path / "split"))
+
+
 def test_folders_and_classes_that_are_not_there_are_named(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     with pytest.raises(UserError, match="no such folder"):

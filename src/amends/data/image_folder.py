@@ -41,6 +41,8 @@ class ImageFolder:
     """The sub-folders in the order of their labels; alphabetical by default."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded, and say so, instead of stopping."""
+    empty: bool = False
+    """Whether a class may have no images to learn from."""
 
     def load(self, seed: int) -> Bundle:
         """Roles train and test; ids are paths in the folder."""
@@ -53,6 +55,7 @@ class ImageFolder:
         tops = {split: self._read(root, root / split if divided else root, classes, broken) for split in SPLITS[: 1 + divided]}
         notes = judge(root, broken, self.skip_broken)
         self._one_size(root, [row for rows in tops.values() for row in rows])
+        self._none_empty(root / "train" if divided else root, tops["train"], classes)
         whole = divided or not self.test
         train, test = (tops["train"], tops.get("test", ())) if whole else split_off(tops["train"], self.test, seed, "test")
         return bundle_of(train, test, classes, notes)
@@ -86,6 +89,16 @@ class ImageFolder:
                 else:
                     rows.append(Sample(file.relative_to(root).as_posix(), {"image": pixels, "label": label}))
         return tuple(rows)
+
+    def _none_empty(self, top: Path, rows: Sequence[Sample], classes: Sequence[str]) -> None:
+        there = {row.data["label"] for row in rows}
+        gone = [name for label, name in enumerate(classes) if label not in there]
+        if gone and not self.empty:
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            raise UserError(
+                f"{top / gone[0]}: the class has no image to learn from{more}: give it some, remove its sub-folder, or set "
+                "empty: true of the data's source if that is meant"
+            )
 
     @staticmethod
     def _one_size(root: Path, rows: Sequence[Sample]) -> None:

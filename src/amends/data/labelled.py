@@ -98,6 +98,7 @@ class Labelled:
         return Bundle(roles, notes=source.notes, classes=source.classes).check()
 
     def _limited(self, source: Bundle) -> Bundle:
+        source = replace(source, notes=(*source.notes, *_untaught(source)))
         for role in ("train", "test"):
             limit = self.limit.get(role) if isinstance(self.limit, dict) else self.limit
             source = source.with_role(role, spread(source[role], limit))
@@ -160,6 +161,14 @@ _REMEDIES = {
     "class": "the class has no training rows", "group": "the group has no training rows", "ids": "give `ids` or a `file`",
     "random": "the source has no rows", "poisoned": "use a source that poisons some, such as `use: poison`",
 }  # fmt: skip
+
+
+def _untaught(source: Bundle) -> list[str]:
+    """A note on classes that are named and that no training row has: a model gets an output for each that nothing teaches."""
+    there = {row.data.get("label") for row in source["train"]}
+    gone = [str(name) for i, name in enumerate(source.classes) if i not in there]
+    more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+    return [f"no training row has the class '{gone[0]}'{more}, which the data names"] if gone else []
 
 
 def _without_copies(rows: Sequence[Sample], gone: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -81,7 +81,7 @@ def _folder(where: Path, at: str, reading: Reading) -> Found:
         raise UserError(f"{at} {where}: is an empty folder: put the images of each class into a sub-folder of its name")
     if (where / "dataset_dict.json").is_file() or (where / "state.json").is_file() or any(where.rglob("*.parquet")):
         return _hub(where, reading)
-    keys = {"use": "image_folder", **reading.keys()}
+    keys = {"use": "image_folder", "empty": True, **reading.keys()}  # `joined` judges the training rows, and those alone
     inside = {f.name for f in where.iterdir() if f.is_dir()}
     test = next((name for name in TESTS if name in inside), None)
     if "train" not in inside or test is None:
