@@ -24,7 +24,8 @@ from memory import MIB, _reset_peak, _status
 from per_sample import CLASSES, ratios, world
 
 AUDITORS: dict[str, dict[str, Any]] = {
-    "spc": {}, "strip": {"overlays": 5}, "cognitive_distillation": {"steps": 2}, "frequency": {"epochs": 1},
+    "spc": {}, "mspc": {"rounds": 1, "passes": 1}, "strip": {"overlays": 5}, "cognitive_distillation": {"steps": 2},
+    "frequency": {"epochs": 1},
 }  # fmt: skip
 """What may be scanned with, at settings that end soon: the memory of a scan is that of its batches."""
 

@@ -111,5 +111,7 @@ def test_a_threshold_is_fitted_on_another_role_and_the_order_needs_none() -> Non
     assert fitted.name == "verdict_balanced.test.fitted" and fitted.value == pytest.approx((2 / 3 + 1) / 2)
     threshold = Verdicts(fit="train", what="threshold").measure(evaluation)
     assert 0.55 < threshold.value < 0.58 and threshold.name == "verdict_threshold.test"
+    with pytest.raises(UserError, match="name their role, such as fit: train"):
+        Verdicts(what="threshold").roles()
     assert Verdicts(what="auc").measure(evaluation).value == pytest.approx(5 / 6)  # one of six pairs is the wrong way round
     assert best_threshold([0.4], [0.4]) == 0.5 and best_threshold([], [0.1]) == 0.5

@@ -40,7 +40,7 @@ class Verdicts:
     category: str | None = None
     """Only constraints of this category."""
     fit: Role | None = None
-    """The role on which the threshold of P(yes) is fitted; None takes 1/2. Needed for `what: threshold` to be any other."""
+    """The role on which the threshold of P(yes) is fitted; None takes 1/2. `what: threshold` needs it."""
     fit_rows: Count = 120
     """So many of its rows, half of each label where there are as many."""
 
@@ -56,7 +56,9 @@ class Verdicts:
         return "higher"
 
     def roles(self) -> frozenset[Role]:
-        """The role that is asked, and the one that the threshold is fitted on."""
+        """The role that is asked, and the one that the threshold is fitted on; raises UserError for a threshold of no role."""
+        if self.what == "threshold" and self.fit is None:
+            raise UserError("verdicts: `what: threshold` is fitted on rows: name their role, such as fit: train")
         return frozenset({self.role} if self.fit is None else {self.role, self.fit})
 
     def measure(self, evaluation: Evaluation, against: Evaluation | None = None) -> Measurement:

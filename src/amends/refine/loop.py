@@ -23,6 +23,7 @@ from amends.constraints import conflicts
 from amends.constraints.constraint import Constraint, Request, Verdict
 from amends.core.errors import UserError
 from amends.refine.asking import Asked, ask, cause, metered, respond
+from amends.refine.critics.programmatic import checked
 from amends.refine.guard import guard
 from amends.refine.parts import Attempt, Critic, Decomposer, Refined, StopReason
 from amends.refine.repairing import repaired
@@ -73,7 +74,7 @@ class _Loop:
         new = Attempt(0, asked.text, usage=asked.usage)
         stopped = asked.failed or self._over_budget() or await self._decompose() or self._over_budget()
         if stopped:
-            self._record(new)
+            self._record(replace(new, verdicts=self._by_code(new.text)) if stopped == "budget" else new)
             return stopped
         if not self.request.constraints:
             self.notes.append("no constraint was found: there is nothing to check")
@@ -196,6 +197,17 @@ class _Loop:
         off = [Verdict(c.id, None, "judge", "the critic is switched off: no better than chance") for c in constraints]
         asked = {c.id for c in believed}
         return settled(aligned([*(v for v in off if v.constraint not in asked), *said], constraints), constraints), usage
+
+    def _by_code(self, text: str) -> tuple[Verdict, ...]:
+        """What code says for nothing where no call is left, of constraints that came with the request."""
+        constraints = self.request.constraints
+        exact = [c for c in constraints if c.verifiable]
+        if not text or not exact or getattr(self.how.critic, "is_a_model", False):
+            return ()
+        left = [
+            Verdict(c.id, None, "judge", "the budget was used up before it was judged") for c in constraints if c not in exact
+        ]
+        return settled(aligned([*checked(text, exact), *left], constraints), constraints)
 
     def _believed(self, constraint: Constraint) -> bool:
         """Whether the critic is asked: code always is, and a model unless its calibration forbids it."""

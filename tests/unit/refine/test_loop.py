@@ -77,6 +77,16 @@ def test_a_budget_of_its_own_ends_it_with_what_is_there(limit: dict[str, Any]) -
     assert any("budget is used up" in note for note in done.notes)
 
 
+def test_one_call_is_checked_by_code_and_no_judge_is_asked() -> None:
+    judged = Mixed(other=Judge())
+    done = mended(request(SHORT, LOWER, KIND), Scripted(respond=LONG), critic=judged, max_calls=1)
+    assert (done.stopped, done.usage.calls) == ("budget", 1)
+    assert [v.passed for v in done.attempts[0].verdicts] == [False, True, None]
+    assert any(f"{KIND.id} could not be told" in note and "before it was judged" in note for note in done.notes)
+    assert mended(request(KIND), Scripted(respond=LONG), critic=judged, max_calls=1).attempts[0].verdicts == ()
+    assert mended(request(SHORT), Scripted(respond=LONG), critic=Judge(), max_calls=1).attempts[0].verdicts == ()
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_spent_budget_of_the_client_ends_it_with_what_is_there(at: int) -> None:
     client = Scripted(respond=LONG, rewrite=[f"{LONG} 9", f"{LONG} 10"])
