@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from amends import __version__
 from amends.cli.app import app, main
 from amends.core import catalog
 from amends.core.types import Sample
@@ -93,6 +94,11 @@ def test_every_command_explains_itself(amends: Amends, command: str | None) -> N
     assert "Usage: " in said.out
     assert all(c in said.out for c in (COMMANDS if command is None else [command]))
     assert said.err == ""
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_it_says_its_version(amends: Amends, option: str) -> None:
+    assert amends(option) == Said(0, f"amends {__version__}\n", "")
 
 
 def test_the_module_is_the_command_and_no_command_shows_help() -> None:

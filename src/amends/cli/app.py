@@ -6,21 +6,38 @@ A mistake of the user's is one sentence on standard error and exit code 2; a cla
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from amends import __version__
 from amends.cli import audit, bench, compare, doctor, export, ledger, listing, refine, run, serve, sweep, unlearn
 from amends.core.errors import UserError
 from amends.core.shown import shown
 
 app = typer.Typer(
     name="amends",
-    help="Find what is wrong in a trained model, forget it, prove that it is gone, protect what comes after.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"amends {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def everything(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find what is wrong in a trained model, forget it, prove that it is gone, protect what comes after."""
+
 
 app.command("unlearn")(unlearn.unlearn)
 app.command("audit")(audit.audit)
