@@ -29,7 +29,18 @@ def qa(i: int, **more: Any) -> dict[str, Any]:
 
 def test_the_catalog_finds_the_sources_and_no_other() -> None:
     language = {"facts", "folders", "requests", "stories", "text", "tofu"}
-    labelled = {"labelled", "poison", "digits", "fashion_mnist", "hub", "image_folder", "mnist5k", "npz", "torchvision"}
+    labelled = {
+        "labelled",
+        "poison",
+        "digits",
+        "fashion_mnist",
+        "hub",
+        "image_folder",
+        "mnist5k",
+        "npz",
+        "tiny_imagenet",
+        "torchvision",
+    }
     labelled |= {"noisy", "joined"}
     texts = {"newsgroups", "text_classes", "topics"}
     instructed = {"real_requests", "ifeval", "ifbench", "info_bench", "follow_bench", "wild_ifeval", "critic_rows"}
