@@ -98,6 +98,24 @@ def test_8_bit_pixels_are_their_255th_part() -> None:
     assert found[0].score == found[1].score and found[0].flagged == found[1].flagged
 
 
+def test_every_forward_with_a_graph_has_as_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of kernels keeps buffers for each number of images it has seen: 5.6 GB of them on 50,000 rows."""
+    subject, rows, auditor = some_model(), drawn_rows(70), MSPC(scales=(2, 3, 4), rounds=1, passes=1, batch=30)
+    monkeypatch.setattr(amplifying, "PIXELS", 16 * 3 * 8)
+    seen = of(auditor, subject, rows)
+    assert seen.together == 8
+    mask = torch.rand(4, 4, generator=rng(1, "mask"))
+    whole = seen.drift(range(8), mask)
+    torch.testing.assert_close(seen.drift(range(3), mask), whole[:3])
+    counted = set()
+    hook = subject.module.register_forward_pre_hook(lambda _, x: counted.add(len(x[0])) if torch.is_grad_enabled() else None)
+    auditor.fit(seen, Memory())
+    hook.remove()
+    assert counted == {8 * 3}
+    few = of(auditor, subject, rows[:5])
+    assert few.drift(range(5), mask).shape == (5,) and few._filling(range(5)) == []
+
+
 # ---------------------------------------------------------------------- the upper problem
 
 

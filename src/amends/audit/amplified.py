@@ -97,11 +97,15 @@ class Amplified:
     def drift(self, index: Sequence[int], mask_HW: Tensor) -> Tensor:
         """[B] the mean over scalings of KL(F(x) || F(copy)), in nats, or of the Jensen-Shannon divergence."""
         p_BK = self.told_NK[list(index)]
-        q_SBK = self.copies(index, mask_HW)
+        q_SBK = self.copies([*index, *self._filling(index)], mask_HW)[:, : len(index)]
         if self.divergence == "kl":
             return kl(p_BK, q_SBK).mean(0)
         mean_SBK = torch.logaddexp(p_BK.expand_as(q_SBK), q_SBK) - math.log(2)
         return (0.5 * kl(p_BK, mean_SBK) + 0.5 * kl(q_SBK, mean_SBK)).mean(0)
+
+    def _filling(self, index: Sequence[int]) -> list[int]:
+        """Rows of no account that fill a forward up: a library of kernels keeps buffers for each number of rows it has seen."""
+        return [index[0]] * (self.together - len(index)) if len(self.rows) > self.together else []
 
     @torch.no_grad()
     def kept(self, mask_HW: Tensor) -> Tensor:

@@ -163,9 +163,17 @@ def git_state() -> dict[str, Any] | None:
 
 
 class Meter:
-    """Wall time and peak memory of a stretch of work in this process."""
+    """Wall time and peak memory of a stretch of work in this process.
 
-    def __init__(self) -> None:
+    The first optimiser of a process makes torch import its compiler, for seconds: that is had beforehand, for it is no cost of
+    the method that happens to come first.
+    """
+
+    def __init__(self, *, trains: bool = True) -> None:
+        if trains:
+            import torch
+
+            torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
         self._began = time.perf_counter()
         try:  # Linux: forget the peak so far, so that the next reading is this stretch's own
             Path("/proc/self/clear_refs").write_text("5")

@@ -288,7 +288,7 @@ class _Run:
     def _make(self, stage: StageEntry, seed: int, key: str, folder: Path, run: StageRun) -> tuple[Any, Done]:
         subject = self._load(stage.start, seed) if stage.start else self._fresh(run.seed)
         run.say(f"{stage.use}" + (f" from {stage.start}" if stage.start else ""))
-        meter = Meter()
+        meter = Meter(trains=stage.maker.keeps_weights)
         outcome = stage.maker(subject, self.data, run)
         steps, stopped = getattr(outcome, "steps", 0), getattr(outcome, "stopped", None)
         suppression = getattr(outcome, "suppression", None)
