@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amends.core.types import Batch
+from amends.engine import per_sample as per_sample_module
 from amends.engine.layer_rows import FEW_PLACES, by_layers
 from amends.engine.per_sample import of_function, per_sample
 from amends.subjects.classifier import Classifier
@@ -105,6 +106,11 @@ class Own(nn.Module):
         return self.head(image.flatten(1) * self.scale)
 
 
+def vectors(norm: nn.Module) -> nn.Module:
+    """A norm with no axes behind its channels."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), norm, nn.Tanh(), nn.Linear(6, CLASSES))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "many places": (lambda: Tail(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), width=4), (2, 9, 9)),
     "few places": (lambda: Tail(nn.Conv2d(2, 4, (3, 2), padding=(1, 0), stride=(2, 1)), nn.ReLU(), width=4), (2, 6, 7)),
@@ -114,6 +120,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dilation": (lambda: Tail(nn.Conv2d(2, 3, 3, dilation=2), nn.ReLU(), width=3), (2, 7, 7)),
     "batch norm": (lambda: Tail(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), width=4), (2, 6, 6)),
     "group norm": (lambda: Tail(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), width=4), (2, 6, 6)),
+    "batch norm of vectors": (lambda: vectors(nn.BatchNorm1d(6)), (2, 6)),
+    "group norm of vectors": (lambda: vectors(nn.GroupNorm(2, 6)), (2, 6)),
+    "batch norm of series": (lambda: Tail(nn.BatchNorm1d(2), nn.Tanh(), width=2), (2, 6)),
     "layer norm": (lambda: Tail(nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), width=2), (2, 6)),
     "norm of two axes": (lambda: Tail(nn.LayerNorm((3, 4)), nn.Tanh(), width=2), (2, 3, 4)),
     "no scale": (lambda: Tail(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU(), width=4), (2, 6, 6)),
@@ -126,9 +135,9 @@ def made(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[Classif
     torch.manual_seed(0)
     module = make()
     for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
             m.running_mean.uniform_(-1, 1), m.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-        if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) and m.weight is not None:
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) and m.weight is not None:
             nn.init.uniform_(m.weight, 0.5, 2), nn.init.uniform_(m.bias, -1, 1)
     subject = Classifier(module)
     subject.call.eval()
@@ -220,6 +229,29 @@ def test_a_weight_that_is_used_outside_its_layer_is_noticed() -> None:
     assert by_layers(subject, batch, named(subject)) is not None
     for _ in range(2):
         close(per_sample(subject, batch, named(subject)), in_a_loop(subject, batch))
+
+
+def test_a_layer_that_is_called_by_keyword_is_left_to_the_other_way() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12, CLASSES)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.head(input=image.flatten(1))
+
+    subject, batch = made(Keyword, (2, 6))
+    assert by_layers(subject, batch, named(subject)) is None
+    close(per_sample(subject, batch, named(subject)), in_a_loop(subject, batch))
+
+
+def test_a_model_that_was_held_against_the_other_way_is_not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, batch = made(*MODELS["batch norm"])
+    asked = []
+    monkeypatch.setattr(per_sample_module, "of_function", lambda s, b, p: asked.append(len(b)) or of_function(s, b, p))
+    for _ in range(2):
+        close(per_sample(subject, batch, named(subject)), in_a_loop(subject, batch))
+    assert asked == [1], "one row, once"
 
 
 def test_rows_that_see_each_other_are_noticed() -> None:

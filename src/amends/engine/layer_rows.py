@@ -24,7 +24,7 @@ from amends.core.types import Batch
 
 Rule = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
-FEW_PLACES = 64  # below it, windows that are copied out are multiplied faster than a convolution with a group for each row runs
+FEW_PLACES = 64  # below it, many channels in copied windows are multiplied faster than a convolution in groups runs
 
 
 def by_layers(subject: Any, batch: Batch, params: Params) -> dict[str, Tensor] | None:
@@ -88,10 +88,11 @@ class _Tape:
 
     def record(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """A forward hook. Where no gradient would come back, since no weight takes one, the output becomes a leaf."""
-        x = inputs[0].detach()
-        self.broken |= len(inputs) != 1 or x.ndim < 2 or len(x) != self.num or len(output) != self.num
+        alone = len(inputs) == 1 and inputs[0].ndim > 1  # not by keyword, which a hook is not told of
+        self.broken |= not alone or len(inputs[0]) != self.num or len(output) != self.num
         if self.broken:
             return None
+        x = inputs[0].detach()
         changed = None
         if not output.requires_grad:
             self.leaves.append(output.detach().requires_grad_())
@@ -146,16 +147,21 @@ def _conv_windows(layer: nn.Conv2d, x: Tensor, slope: Tensor) -> Tensor:
 
 def _batch_norm(layer: nn.BatchNorm2d, x: Tensor, slope: Tensor) -> dict[str, Tensor]:
     """From the sum of what came back and its product with what went in: one pass over the image for each."""
-    slope_BCN, mean_C, var_C = slope.flatten(2), layer.running_mean, layer.running_var
+    slope_BCN, mean_C, var_C = _places(slope), layer.running_mean, layer.running_var
     assert mean_C is not None and var_C is not None
     bias_BC = slope_BCN.sum(2)
-    product_BC = torch.linalg.vecdot(slope_BCN, x.flatten(2))
+    product_BC = torch.linalg.vecdot(slope_BCN, _places(x))
     return {"weight": (product_BC - mean_C * bias_BC) * (var_C + layer.eps).rsqrt(), "bias": bias_BC}
 
 
 def _group_norm(layer: nn.GroupNorm, x: Tensor, slope: Tensor) -> dict[str, Tensor]:
     unit = F.group_norm(x, layer.num_groups, eps=layer.eps)
-    return {"weight": (slope * unit).flatten(2).sum(2), "bias": slope.flatten(2).sum(2)}
+    return {"weight": _places(slope * unit).sum(2), "bias": _places(slope).sum(2)}
+
+
+def _places(image: Tensor) -> Tensor:
+    """[B, C, N] all places of a channel in a row; one where there are no axes behind it."""
+    return image.reshape(*image.shape[:2], -1)
 
 
 def _layer_norm(layer: nn.LayerNorm, x: Tensor, slope: Tensor) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 Two ways. `torch.func`: the model is a function of its weights that sees one row, `grad` differentiates it and `vmap` takes a
 batch of rows through it together; that takes any model whose forward does not look into its rows. And layer by layer
-(`engine/layer_rows.py`), up to twice as fast, for models of known layers, once it has been held against the first on a row. In
-evaluation mode, so that a batch norm uses its running statistics: in training mode a row would have no gradient of its own.
+(`engine/layer_rows.py`), faster (`benchmarks/per_sample.py`), for models of known layers, once it has been held against the
+first on a row. In evaluation mode, so that a batch norm uses its running statistics: in training mode a row would have no
+gradient of its own.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class _Loop:
         if not text or not exact or getattr(self.how.critic, "is_a_model", False):
             return ()
         left = [
-            Verdict(c.id, None, "judge", "the budget was used up before it was judged") for c in constraints if c not in exact
+            Verdict(c.id, None, "judge", "the budget was used up before it was judged") for c in constraints if not c.verifiable
         ]
         return settled(aligned([*checked(text, exact), *left], constraints), constraints)
 
