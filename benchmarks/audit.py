@@ -122,7 +122,7 @@ def main() -> None:
     options.add_argument("--images", type=int, default=50_000, help="rows of the scan whose memory is measured")
     options.add_argument("--deep", type=int, default=84, help="rows that ResNet-18 audits; 0 leaves it out")
     options.add_argument("--auditor", choices=AUDITORS, default="spc", help="whose memory is measured")
-    options.add_argument("--threads", type=int, default=1, help="threads of torch; CPU time means most with one")
+    options.add_argument("--threads", type=int, default=1, help="threads of torch; with more than one the wall clock is read")
     options.add_argument("--child", choices=("conv", "deep"), help="measure one scan and print JSON (used inside)")
     chosen = options.parse_args()
     if chosen.child:

@@ -1,10 +1,10 @@
 """What classifiers' unlearners cost: gradients of single rows, the Fisher information, a step of l1-sparse; in turn.
 
 Three models on random images, all in evaluation mode: TinyClassifier on 8 x 8, a small residual network with batch norms on
-32 x 32, and the ResNet-18 of an eighth of the width that `amends bench images` trains. Gradients of single rows are compared
-with a Python loop over rows, and so is torch.func, which takes any model; beside them stands how much faster the ordinary
-gradient of the whole batch is than that loop, which is the most that any way can gain. Fisher is compared with as many forward
-and backward passes as there are classes, l1-sparse with fine-tuning, both through fit.
+32 x 32, and the ResNet-18 of an eighth of the width that `amends bench images` trains (`--width`). Gradients of single rows are
+compared with a Python loop over rows, and so is torch.func, which takes any model; beside them stands how much faster the
+ordinary gradient of the whole batch is than that loop, which is the most that any way can gain. Fisher is compared with as many
+forward and backward passes as there are classes, l1-sparse with fine-tuning, both through fit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def residual(width: int) -> Any:
     )  # fmt: skip
 
 
-def world(name: str, rows: int) -> tuple[Any, Any]:
+def world(name: str, rows: int, width: int = 8) -> tuple[Any, Any]:
     """A model and rows for it."""
     import torch
 
@@ -61,7 +61,8 @@ def world(name: str, rows: int) -> tuple[Any, Any]:
     data = Bundle({"forget": tuple(every[:rows]), "retain": tuple(every[rows:])})
     if name == "residual":
         return Classifier(residual(16)), data
-    return (TinyClassifier(classes=CLASSES) if name == "tiny" else ImageClassifier(net="resnet18", width=8)).load(data, 0), data
+    model = TinyClassifier(classes=CLASSES) if name == "tiny" else ImageClassifier(net="resnet18", width=width)
+    return model.load(data, 0), data
 
 
 def ratios(reps: int, above: Callable[[], object], below: Callable[[], object], times: int = 1) -> list[float]:
@@ -81,13 +82,14 @@ def main() -> None:
     options = parser(__doc__, model=False)
     options.add_argument("--rows", type=int, default=64, help="rows of a batch")
     options.add_argument("--threads", type=int, default=1, help="threads of torch; with more than one the wall clock is read")
+    options.add_argument("--width", type=int, default=8, help="width of the ResNet-18; 64 is the whole one")
     chosen = options.parse_args()
     import torch
 
     torch.set_num_threads(chosen.threads)
     found = []
     for name in ("tiny", "residual", "ResNet-18"):
-        subject, data = world(name, chosen.rows)
+        subject, data = world(name, chosen.rows, chosen.width)
         found += [*_rows(name, subject, data, chosen.reps), *_fisher(name, subject, data, chosen)]
     found += _l1(*world("residual", chosen.rows), chosen)
     report(found, {"rows": chosen.rows, "threads": chosen.threads, "torch": torch.__version__}, chosen)

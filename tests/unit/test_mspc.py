@@ -99,7 +99,7 @@ def test_8_bit_pixels_are_their_255th_part() -> None:
 
 
 def test_every_forward_with_a_graph_has_as_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library of kernels keeps buffers for each number of images it has seen: 5.6 GB of them on 50,000 rows."""
+    """On a CPU memory grows with the number of sizes that there are."""
     subject, rows, auditor = some_model(), drawn_rows(70), MSPC(scales=(2, 3, 4), rounds=1, passes=1, batch=30)
     monkeypatch.setattr(amplifying, "PIXELS", 16 * 3 * 8)
     seen = of(auditor, subject, rows)

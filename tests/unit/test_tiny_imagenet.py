@@ -93,7 +93,7 @@ def _elsewhere(root: Path) -> None:
     [
         (_no_annotations, "val_annotations.txt: is missing"),
         (_bad_line, r"val_annotations.txt, line 2: expected a file, a tab and a WordNet id, got '../val_1"),
-        (_no_class, "train: has no image of class n00000001"),
+        (_no_class, "train: has no image of class 'n00000001'"),
         (_broken, r"1 image\(s\) could not be decoded \(val/images/val_3.JPEG\)"),
         (_elsewhere, "holds no wnids.txt.*unpack tiny-imagenet-200.zip"),
     ],

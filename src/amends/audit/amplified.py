@@ -104,7 +104,7 @@ class Amplified:
         return (0.5 * kl(p_BK, mean_SBK) + 0.5 * kl(q_SBK, mean_SBK)).mean(0)
 
     def _filling(self, index: Sequence[int]) -> list[int]:
-        """Rows of no account that fill a forward up: a library of kernels keeps buffers for each number of rows it has seen."""
+        """Rows of no account that fill a forward up: on a CPU memory grows with the number of sizes that there are."""
         return [index[0]] * (self.together - len(index)) if len(self.rows) > self.together else []
 
     @torch.no_grad()

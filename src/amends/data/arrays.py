@@ -72,6 +72,17 @@ def as_labels(labels: Any, where: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
+def without_rows(rows: Sequence[Sample], classes: Sequence[str]) -> str:
+    """The first class that no row has, in quotes, and how many more there are; empty where each has one.
+
+    >>> without_rows([Sample("a", {"label": 1})], ["cat", "dog", "emu"])
+    "'cat' (and 1 more)"
+    """
+    there = {row.data.get("label") for row in rows}
+    gone = [str(name) for label, name in enumerate(classes) if label not in there]
+    return f"'{gone[0]}'" + (f" (and {len(gone) - 1} more)" if len(gone) > 1 else "") if gone else ""
+
+
 def bundle_of(
     train: Sequence[Sample], test: Sequence[Sample], classes: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Bundle:

@@ -17,7 +17,7 @@ from pydantic import Field
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Count, Fraction, spec
 from amends.core.types import Sample
-from amends.data.arrays import bundle_of
+from amends.data.arrays import bundle_of, without_rows
 from amends.data.bundle import Bundle
 from amends.data.splits import split_off
 
@@ -91,12 +91,10 @@ class ImageFolder:
         return tuple(rows)
 
     def _none_empty(self, top: Path, rows: Sequence[Sample], classes: Sequence[str]) -> None:
-        there = {row.data["label"] for row in rows}
-        gone = [name for label, name in enumerate(classes) if label not in there]
+        gone = without_rows(rows, classes)
         if gone and not self.empty:
-            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
             raise UserError(
-                f"{top / gone[0]}: the class has no image to learn from{more}: give it some, remove its sub-folder, or set "
+                f"{top}: no image to learn from is of the class {gone}: give it some, remove its sub-folder, or set "
                 "empty: true of the data's source if that is meant"
             )
 

@@ -19,6 +19,7 @@ from pydantic import SkipValidation
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Part, spec
 from amends.core.types import Sample
+from amends.data.arrays import without_rows
 from amends.data.bundle import Bundle
 
 _NUMBER = re.compile(r"(label|class)?[ _-]?\d+")
@@ -63,12 +64,10 @@ class Joined:
         bare = next((row.id for row in first["train"] if "label" not in row.data), None)
         if bare is not None:
             raise UserError(f"{where}: row {bare} has no label: use a source of labelled images or texts")
-        there = {row.data["label"] for row in first["train"]}
-        gone = [name for i, name in enumerate(first.classes) if i not in there]
+        gone = without_rows(first["train"], first.classes)
         if gone and not self.empty:
-            several = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
             raise UserError(
-                f"{where}: no training row has the class '{gone[0]}'{several}: give it rows or take it out of the classes, or "
+                f"{where}: no training row has the class {gone}: give it rows or take it out of the classes, or "
                 "set data.empty: true if that is meant (amends audit: --allow-empty)"
             )
 

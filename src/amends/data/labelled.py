@@ -25,6 +25,7 @@ from amends.core.errors import UserError, nearest
 from amends.core.rng import stream_seed
 from amends.core.spec import Count, Part, Positive, spec
 from amends.core.types import Role, Sample
+from amends.data.arrays import without_rows
 from amends.data.bundle import Bundle, row_print
 from amends.data.classes import class_index
 from amends.data.rows import numbered_lines, numbered_rows
@@ -98,7 +99,9 @@ class Labelled:
         return Bundle(roles, notes=source.notes, classes=source.classes).check()
 
     def _limited(self, source: Bundle) -> Bundle:
-        source = replace(source, notes=(*source.notes, *_untaught(source)))
+        untaught = without_rows(source["train"], source.classes)  # the model gets an output for each that nothing teaches
+        if untaught:
+            source = replace(source, notes=(*source.notes, f"no training row has the class {untaught}, which the data names"))
         for role in ("train", "test"):
             limit = self.limit.get(role) if isinstance(self.limit, dict) else self.limit
             source = source.with_role(role, spread(source[role], limit))
@@ -161,14 +164,6 @@ _REMEDIES = {
     "class": "the class has no training rows", "group": "the group has no training rows", "ids": "give `ids` or a `file`",
     "random": "the source has no rows", "poisoned": "use a source that poisons some, such as `use: poison`",
 }  # fmt: skip
-
-
-def _untaught(source: Bundle) -> list[str]:
-    """A note on classes that are named and that no training row has: a model gets an output for each that nothing teaches."""
-    there = {row.data.get("label") for row in source["train"]}
-    gone = [str(name) for i, name in enumerate(source.classes) if i not in there]
-    more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
-    return [f"no training row has the class '{gone[0]}'{more}, which the data names"] if gone else []
 
 
 def _without_copies(rows: Sequence[Sample], gone: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -17,7 +17,7 @@ from pydantic import Field
 from amends.core.errors import UserError, nearest
 from amends.core.spec import Count, spec
 from amends.core.types import Sample
-from amends.data.arrays import bundle_of
+from amends.data.arrays import bundle_of, without_rows
 from amends.data.bundle import Bundle
 from amends.data.image_folder import decode, judge
 
@@ -52,10 +52,8 @@ class TinyImageNet:
         test = tuple(_read(root, _test(root, chosen), broken))
         notes = judge(root, broken, self.skip_broken)
         for split, rows in (("train", train), ("val", test)):
-            there = {row.data["label"] for row in rows}
-            gone = next((wnid for label, wnid in enumerate(chosen) if label not in there), None)
-            if gone is not None:
-                raise UserError(f"{root / split}: has no image of class {gone} ({names[gone]}): unpack the archive again")
+            if gone := without_rows(rows, chosen):
+                raise UserError(f"{root / split}: has no image of class {gone}: unpack the archive again")
         return bundle_of(train, test, [names[wnid] for wnid in chosen], notes)
 
     def _root(self) -> Path:
